@@ -1,0 +1,22 @@
+"""A research framework for ACE-Step v1.5: the model, the flow, training and evaluation, each defined once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Audio", "Pipeline", "Song"]
+
+_HOMES = {
+    "Audio": "acestep.audio",
+    "Pipeline": "acestep.pipeline",
+    "Song": "acestep.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first asked for, so that ``import acestep`` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'acestep' has no attribute {name!r}")
+
+    return getattr(import_module(_HOMES[name]), name)

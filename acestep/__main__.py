@@ -1,0 +1,158 @@
+"""``python -m acestep COMMAND``: what is done around a model, once, rather than again and again in experiments.
+
+Each command imports what it needs when it runs, so that ``--help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from acestep.data.preprocess import Outcome
+
+SOME_SKIPPED = 3
+"""Exit status where everything went well except for files that could not be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. What a person can put right is told in one sentence."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def synth(options: argparse.Namespace) -> int:
+    """Write songs of the micro world."""
+    from acestep.synth import write_world
+
+    with _progress() as bar:
+        task = bar.add_task("songs", total=options.songs)
+        write_world(
+            options.folder,
+            songs=options.songs,
+            seed=options.seed,
+            workers=options.workers,
+            on_song=lambda done: bar.update(task, completed=done),
+        )
+    print(f"{options.songs} songs in {options.folder}")
+    return 0
+
+
+def preprocess(options: argparse.Namespace) -> int:
+    """Encode a folder of songs into a latent store."""
+    from acestep.assembly import load_autoencoder
+    from acestep.data.preprocess import Preprocess
+
+    load = partial(load_autoencoder, options.weights, options.device)
+    with _progress() as bar:
+        task = bar.add_task("songs", total=None)
+        outcome = Preprocess(workers=options.workers)(
+            options.source, options.store, load, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if options.json:
+        options.json.write_text(json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _report(outcome, options.store)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write a checkpoint in another layout."""
+    from acestep.assembly import named_dtype
+    from acestep.weights.open import open_checkpoint
+    from acestep.weights.save import save_checkpoint
+
+    if options.target.exists():
+        raise ValueError(f"target={options.target}: exists; name a new folder")
+    dtype = named_dtype(options.dtype) if options.dtype else None
+    save_checkpoint(open_checkpoint(options.source), options.target, options.to, dtype)
+    print(options.target)
+    return 0
+
+
+def _progress() -> Progress:
+    columns = BarColumn(), MofNCompleteColumn(), _SongsPerSecond(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class _SongsPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Speed over the last songs."""
+        return Text(f"{task.speed:.1f} songs/s" if task.speed else "")
+
+
+def _report(outcome: Outcome, store: Path) -> int:
+    for skip in outcome.skipped:
+        print(f"skipped {skip.file}: {skip.reason}")
+    print(
+        f"{store}: {outcome.stored} songs stored ({outcome.seconds_of_audio:.0f} s), {outcome.kept} there before, "
+        f"{len(outcome.skipped)} skipped"
+    )
+    if outcome.skipped and not outcome.stored + outcome.kept:
+        raise ValueError(f"store={store}: no song could be used; the reasons stand above")
+    return SOME_SKIPPED if outcome.skipped else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m acestep",
+        description="What is done around a model, once. Training, measuring and generating are train.py, evaluate.py "
+        "and infer.py.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "synth",
+        help="write songs of the micro world, whose truth is known",
+        description="Write songs of the micro world: FLAC files with captions, lyrics and metadata beside them.",
+    )
+    command.add_argument("folder", type=Path, help="where to; made if it is not there")
+    command.add_argument("--songs", type=int, required=True, help="how many")
+    command.add_argument("--seed", type=int, default=0, help="the same seed writes the same songs (default 0)")
+    command.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
+    command.set_defaults(command=synth)
+
+    command = commands.add_parser(
+        "preprocess",
+        help="encode a folder of songs into a latent store, which training reads",
+        description="Encode a folder of songs into a latent store. Run it again after adding songs or correcting text: "
+        "only new audio is encoded. Text stands beside NAME.flac in NAME.txt or NAME.caption.txt (caption), "
+        "NAME.lyrics.txt, and NAME.json (caption, bpm, keyscale, timesignature, language).",
+        epilog=f"Exit status: 0 all well, {SOME_SKIPPED} some files skipped (each is named with its reason), 1 error.",
+    )
+    command.add_argument("source", type=Path, help="folder of audio files, searched recursively")
+    command.add_argument("store", type=Path, help="folder of the store; made if it is not there")
+    command.add_argument("--weights", default="micro", help="checkpoint whose autoencoder encodes (default micro)")
+    command.add_argument("--workers", type=int, default=0, help="processes that encode; 0 uses this one (default 0)")
+    command.add_argument("--device", default="cpu", help="where to encode, for instance cuda (default cpu)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the closing counts there")
+    command.set_defaults(command=preprocess)
+
+    command = commands.add_parser(
+        "convert",
+        help="write a checkpoint in another layout",
+        description="Write a checkpoint in another layout, tensor by tensor. Known are the published folders, diffusers "
+        "pipelines and our own run folders; numbers stay as they are, bit for bit, unless --dtype is given.",
+    )
+    command.add_argument("source", help="checkpoint folder, run folder, or the name of a shipped one")
+    command.add_argument("target", type=Path, help="folder to write; must not be there")
+    command.add_argument("--to", default="native", help="native, upstream or diffusers (default native)")
+    command.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as they are)")
+    command.set_defaults(command=convert)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

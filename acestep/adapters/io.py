@@ -1,0 +1,70 @@
+"""Adapters in folders: PEFT's own layout, readable by PEFT and diffusers, and beside it the name of the base weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from acestep.adapters.lora import ADAPTER
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+BASE_FILE = "base.json"
+PREFIX = "base_model.model."
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds an adapter."""
+    return (folder / CONFIG_FILE).is_file() and (folder / TENSOR_FILE).is_file()
+
+
+def adapter_base(folder: Path) -> str:
+    """Name or path of the weights that the adapter in ``folder`` was trained on; paths are relative to ``folder``."""
+    path = folder / BASE_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no {BASE_FILE}, so the adapter's base weights are unknown; write one: "
+                         '{"weights": "name or path"}')
+    base: str = json.loads(path.read_text(encoding="utf-8"))["weights"]
+    return str((folder / base).resolve()) if (folder / base).is_dir() else base
+
+
+def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
+    """Write the adapter inside ``module`` to ``folder``, aside and then renamed, replacing what is there.
+
+    Args:
+        module: a network that carries an adapter.
+        folder: where to.
+        base: shipped name or path of the weights that ``module`` had before.
+    """
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside.mkdir(parents=True)
+    module.peft_config[ADAPTER].save_pretrained(aside)
+    tensors = get_peft_model_state_dict(module, adapter_name=ADAPTER)
+    save_file({PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / TENSOR_FILE)
+    reference = os.path.relpath(base, folder) if Path(base).is_dir() else base
+    (aside / BASE_FILE).write_text(json.dumps({"weights": reference}, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+    return folder
+
+
+def load_adapter(module: nn.Module, folder: Path) -> None:
+    """Put the adapter in ``folder`` into ``module``. Every tensor must find its place, and every place its tensor."""
+    inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), module, ADAPTER)
+    tensors = {name.removeprefix(PREFIX): value for name, value in load_file(folder / TENSOR_FILE).items()}
+    wanted = get_peft_model_state_dict(module, adapter_name=ADAPTER)
+    for name in wanted.keys() | tensors.keys():
+        here, there = wanted.get(name), tensors.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = [None if value is None else list(value.shape) for value in (there, here)]
+            raise ValueError(f"{folder}: {name} is {shapes[0]} in the adapter and {shapes[1]} in the network; "
+                             "the adapter belongs to weights of another size")
+    set_peft_model_state_dict(module, tensors, adapter_name=ADAPTER)

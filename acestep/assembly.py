@@ -1,0 +1,131 @@
+"""Checkpoints to built parts: every network is made on the meta device and then filled, so nothing is held twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from acestep import flow
+from acestep.adapters import adapter_base, is_adapter
+from acestep.conditioning.encode import Conditioner
+from acestep.flow.sampler import Sampler
+from acestep.models.acestep import AceStep, AceStepConfig, Padding
+from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.models.language import TextEncoder
+from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
+from acestep.types import Autoencoder
+from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.open import find_folder, folder_hash, open_checkpoint
+from acestep.weights.tensors import load_into
+
+AUTOENCODERS = {"oobleck": (Oobleck, OobleckConfig), "spectral": (SpectralAutoencoder, SpectralConfig)}
+Member = TypeVar("Member", bound=Enum)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """The torch dtype of a name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: use one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def choice(key: str, kind: type[Member], value: Member | str) -> Member:
+    """The member of ``kind`` that ``value`` is or names."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"{key}={value}: use {' or '.join(member.value for member in kind)}") from error
+
+
+def build_network(
+    checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype, padding: Padding | str | None = None
+) -> AceStep:
+    """The DiT with its condition encoder and tokenizer, in evaluation mode.
+
+    ``padding=None`` is what the checkpoint says, or ``masked``. Differs from the release, which ignores masks: a song
+    made alone is the same either way, one made in a batch is only so when masked.
+    """
+    padding = choice("padding", Padding, padding or checkpoint.network_config.get("padding", Padding.masked))
+    try:
+        config = replace(AceStepConfig.from_dict(checkpoint.network_config), padding=padding)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights={checkpoint.name}: its config.json describes no network: {error}") from error
+    with torch.device("meta"):
+        network = AceStep(config)
+    load_into(network, checkpoint.network, dtype, checkpoint.name)
+    return network.to(device).eval()
+
+
+def build_autoencoder(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Autoencoder:
+    """The autoencoder, frozen."""
+    if checkpoint.autoencoder is None:
+        raise ValueError(_without(checkpoint, "autoencoder", "vae"))
+    if checkpoint.autoencoder_class not in AUTOENCODERS:
+        raise ValueError(
+            f"weights={checkpoint.name}: autoencoder class {checkpoint.autoencoder_class!r} is unknown; "
+            f"need one of {', '.join(AUTOENCODERS)}"
+        )
+    module, config = AUTOENCODERS[checkpoint.autoencoder_class]
+    with torch.device("meta"):
+        autoencoder = module(config(**checkpoint.autoencoder_config))
+    load_into(autoencoder, checkpoint.autoencoder, dtype, f"{checkpoint.name} (autoencoder)")
+    return autoencoder.to(device).eval().requires_grad_(False)
+
+
+def load_autoencoder(weights: str | Path, device: str = "cpu") -> Autoencoder:
+    """The autoencoder of the checkpoint that ``weights`` names, in the float32 that stored latents are made in."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device}: this machine has no CUDA device; use cpu")
+    return build_autoencoder(open_checkpoint(weights), device, torch.float32)
+
+
+def build_conditioner(
+    checkpoint: Checkpoint, config: AceStepConfig, device: torch.device | str, dtype: torch.dtype
+) -> Conditioner:
+    """The text encoder and the silence latents, for a network of ``config``."""
+    if checkpoint.text_encoder is None:
+        raise ValueError(_without(checkpoint, "text encoder", "Qwen3-Embedding-0.6B"))
+    return Conditioner(
+        text_encoder=TextEncoder(checkpoint.text_encoder, dtype).to(device),
+        silence=checkpoint.silence.to(device, torch.float32),
+        reference_frames=config.timbre_fix_frame,
+        encode_padding=config.padding is Padding.upstream,
+    )
+
+
+def fingerprint(weights: str | Path) -> str:
+    """SHA-256 of the checkpoint that ``weights`` names; an adapter's covers its base too."""
+    folder = find_folder(weights)
+    if not is_adapter(folder):
+        return folder_hash(folder)
+    return hashlib.sha256(f"{folder_hash(folder)} {fingerprint(adapter_base(folder))}".encode()).hexdigest()
+
+
+def build_sampler(checkpoint: Checkpoint) -> Sampler:
+    """The checkpoint's usual sampler: its ``sampler`` entry names classes of ``acestep.flow`` and their fields."""
+    parts = {name: _built(spec, checkpoint.name) for name, spec in checkpoint.sampler.items()}
+    return replace(Sampler(), **parts)
+
+
+def _without(checkpoint: Checkpoint, part: str, folder: str) -> str:
+    return (
+        f"weights={checkpoint.name}: comes without its {part}; put {folder}/ of ACE-Step/Ace-Step1.5 into the folder, "
+        "or beside it"
+    )
+
+
+def _built(spec: Mapping[str, Any], source: str) -> Any:
+    fields = dict(spec)
+    name = fields.pop("class", None)
+    if name not in flow.__all__:
+        raise ValueError(f"weights={source}: sampler class {name!r} is unknown; need one of {', '.join(flow.__all__)}")
+    return getattr(flow, name)(**fields)

@@ -1,0 +1,111 @@
+"""Hydra's, OmegaConf's and our own errors as one sentence: key, value, rule, remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+PEOPLE = (HydraException, OmegaConfBaseException, MisconfigurationException, ValueError, OSError)
+"""What a person's input can cause; anything else is a fault of ours, and keeps its traceback."""
+
+KEY = re.compile(r"(?:Could not override|Could not append value to config\.) '?([\w./@-]+)")
+OPTION = re.compile(r"Could not find '([\w/.-]+)'")
+FULL_KEY = re.compile(r"full_key: (\S+)")
+UNKNOWN = re.compile(r"Key '(\w+)' (?:is not in struct|not in '\w+')")
+VALUE = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)")
+ENUM = re.compile(r"Invalid value '(.*?)', expected one of (\[.*?\])")
+
+
+def sentence(error: BaseException, config_name: str, arguments: Sequence[str]) -> str:
+    """What went wrong and what to do, in one line."""
+    chain = list(_chain(error))
+    text = "\n".join(str(link) for link in chain)
+    if found := _unknown(text, config_name, arguments):
+        return found
+    if any(isinstance(link, MissingMandatoryValue) for link in chain):
+        key = re.search(r"Missing mandatory value: (\S+)", text)
+        return f"{key[1]}: not given; add {key[1]}=..." if key else _first_line(text)
+    if isinstance(error, InstantiationException):
+        key, odd = FULL_KEY.search(text), re.search(r"unexpected keyword argument '(\w+)'", text)
+        return f"{key[1]}.{odd[1]}: no such key" if key and odd else _first_line(str(chain[-1]))
+    return _wrong_value(text) or _first_line(str(chain[-1] if isinstance(error, HydraException) else error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, then what caused it, down to the root."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _unknown(text: str, config_name: str, arguments: Sequence[str]) -> str | None:
+    """The sentence for a key or an option that is not there, with the nearest that is."""
+    if missing := OPTION.search(text):
+        group, _, option = missing[1].rpartition("/")
+        options = re.search(r"Available options in '.*?':\n((?:\t.*\n?)+)", text)
+        names = [name for name in options[1].split() if not name.endswith("_schema")] if options else []
+        return f"{group}={option}: no such option; {_nearest(option, names)}there are {', '.join(names) or 'none'}"
+    named, full = KEY.search(text), FULL_KEY.search(text)
+    if named and "No match in the defaults list" in text:
+        return f"{named[1]}: no such key; {_nearest(named[1], _keys(config_name, arguments))}--help lists them"
+    if UNKNOWN.search(text) and (named or full):
+        key = full[1] if full and full[1] else named[1]
+        return f"{key}: no such key; {_nearest(key, _keys(config_name, arguments))}--help lists them"
+    return None
+
+
+def _wrong_value(text: str) -> str | None:
+    key = FULL_KEY.search(text)
+    if not key:
+        return None
+    if wrong := VALUE.search(text):
+        article = "an" if wrong[2][0] in "aeiouAEIOU" else "a"
+        return f"{key[1]}={wrong[1]}: not {article} {wrong[2].lower()}"
+    if wrong := ENUM.search(text):
+        return f"{key[1]}={wrong[1]}: need one of {wrong[2]}"
+    return f"{key[1]}: {_first_line(text)}"
+
+
+def _keys(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """Every key that the config has under the options which ``arguments`` choose."""
+    chosen = [override for override in _overrides(arguments) if _is_option(override)]
+    try:
+        cfg = compose(config_name, [override.input_line for override in chosen])
+    except HydraException:
+        cfg = compose(config_name)
+    return list(_paths(cfg))
+
+
+def _overrides(arguments: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides([argument for argument in arguments if "=" in argument])
+
+
+def _is_option(override: Override) -> bool:
+    return "." not in override.key_or_group and not override.is_add()
+
+
+def _paths(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in cfg:
+        yield f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if OmegaConf.is_dict(node) and not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            yield from _paths(node, f"{prefix}{key}.")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]}? " if nearest else ""
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "unknown error"

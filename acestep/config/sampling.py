@@ -1,0 +1,46 @@
+"""From the ``schedule``, ``solver`` and ``guidance`` groups to a sampler, around the one that a checkpoint brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
+
+from acestep.config.run import build
+from acestep.flow import Sampler
+
+PARTS = ("schedule", "solver", "guidance")
+
+
+def build_sampler(cfg: Mapping[str, Any], own: Sampler) -> Sampler:
+    """The sampler that ``cfg`` asks for.
+
+    A group left at ``own`` takes the part of ``own``, the checkpoint's sampler, with those fields replaced that are
+    given: ``guidance.scale=4`` changes the scale of whatever guidance the checkpoint brings.
+    """
+    return replace(own, **{part: _part(part, cfg[part], getattr(own, part)) for part in PARTS})
+
+
+def describe(value: Any) -> Any:
+    """``value`` as plain data that ``build`` reads back: dataclasses as ``_target_`` and fields, enums by name."""
+    if is_dataclass(value):
+        described = {field.name: describe(getattr(value, field.name)) for field in fields(value) if field.init}
+        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **described}
+    if isinstance(value, Enum):
+        return value.name
+    return [describe(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _part(name: str, node: Mapping[str, Any], own: Any) -> Any:
+    if "_target_" in node:
+        return build(node)
+    given = {key: value for key, value in node.items() if value is not None}
+    known = {field.name for field in fields(own)}
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(
+                f"{name}.{key}={value}: the checkpoint's own {name} is {type(own).__name__}, which has no {key}; "
+                f"choose another with {name}=..."
+            )
+    return replace(own, **given)

@@ -1,0 +1,75 @@
+"""Dataclass fields are the configuration: mirrors classes into Hydra nodes, so that every override is type-checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING as REQUIRED
+
+PRIMITIVES = (int, float, bool, str, bytes)
+
+
+@cache
+def node(cls: type) -> type:
+    """An overridable Hydra node for ``cls``: ``_target_`` and the same names, types and defaults.
+
+    ``cls`` is a dataclass, or a module whose constructor takes one ``config`` dataclass, whose fields are then the
+    node's. A field without default is required (``???``). A field that holds a concrete dataclass becomes a nested
+    typed node; one that holds a protocol stays open, to be filled by an interpolation or a ``_target_``.
+    A mirror is needed because OmegaConf makes nodes of frozen dataclasses read-only.
+    """
+    source = cls if is_dataclass(cls) else get_type_hints(cls.__init__)["config"]
+    hints = get_type_hints(source)
+    target = ("_target_", str, field(default=_path(cls)))
+    mirrored = [(f.name, _annotation(hints[f.name]), _default(f, hints[f.name])) for f in fields(source) if f.init]
+    return make_dataclass(f"{cls.__name__}Node", [target, *mirrored], kw_only=True)
+
+
+def store(group: str, name: str, cls: type) -> None:
+    """Register ``cls`` as option ``name`` of ``group``, for a YAML file to extend with values."""
+    ConfigStore.instance().store(group=group, name=name, node=node(cls), provider="acestep")
+
+
+def _annotation(hint: Any) -> Any:
+    """The OmegaConf type that checks ``hint`` most closely; ``Any`` where it has none."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        inner = [argument for argument in arguments if argument is not NoneType]
+        known = _annotation(inner[0]) if len(inner) == 1 else Any
+        return Optional[known] if NoneType in arguments else known
+    if origin in (list, tuple) or inspect.isclass(origin) and issubclass(origin, (list, tuple)):
+        inner = {_annotation(argument) for argument in arguments if argument is not Ellipsis}
+        return list[inner.pop()] if len(inner) == 1 else list[Any]
+    if inspect.isclass(hint) and (hint in PRIMITIVES or issubclass(hint, Enum)):
+        return hint
+    return node(hint) if is_dataclass(hint) else Any
+
+
+def _default(source: Field, hint: Any) -> Any:
+    value = source.default if source.default_factory is MISSING else source.default_factory()
+    if value is MISSING:
+        return field(default=REQUIRED)
+    return field(default_factory=lambda: _value(value, is_open=_annotation(hint) is Any))
+
+
+def _value(value: Any, is_open: bool) -> Any:
+    """``value`` as OmegaConf can hold it: dataclasses as filled nodes (plain mappings where open), tuples as lists."""
+    if is_dataclass(value):
+        filled = {f.name: _value(getattr(value, f.name), is_open) for f in fields(value) if f.init}
+        return {"_target_": _path(type(value)), **filled} if is_open else node(type(value))(**filled)
+    if isinstance(value, (tuple, list)):
+        return [_value(item, is_open) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _value(item, is_open) for key, item in value.items()}
+    return value
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,69 @@
+"""The columns of an evaluation: one sampler each, made from a base sampler by the values of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import product
+from typing import Any
+
+from acestep.flow.sampler import Sampler
+
+CEILING = "ceiling"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting under which every prompt is generated.
+
+    Attributes:
+        label: its name in tables, such as ``guidance.scale=4``.
+        settings: what the sweep set, by dotted path; empty without a sweep.
+        sampler: how songs are made. ``None`` makes none: the recordings through the autoencoder, the best that any
+            sampler could do.
+    """
+
+    label: str
+    settings: dict[str, Any]
+    sampler: Sampler | None
+
+
+def cells_of(sampler: Sampler, sweep: Mapping[str, Any]) -> list[Cell]:
+    """Every combination of the sweep's values, the last key varying fastest; ``sampler`` alone without a sweep.
+
+    Args:
+        sampler: what holds wherever the sweep says nothing.
+        sweep: mirrors the sampler's fields, with lists at its leaves: ``{"guidance": {"scale": [1, 4, 7]}}``. A leaf
+            ``None`` leaves its field as it is.
+    """
+    axes = dict(_leaves(sweep))
+    if not axes:
+        return [Cell("sampler", {}, sampler)]
+    cells = []
+    for values in product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        changed = sampler
+        for path, value in settings.items():
+            changed = _with(changed, path, path.split("."), value)
+        cells.append(Cell(", ".join(f"{path}={_plain(value)}" for path, value in settings.items()), settings, changed))
+    return cells
+
+
+def _leaves(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
+    for key, value in sweep.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _with(part: Any, path: str, keys: Sequence[str], value: Any) -> Any:
+    """``part`` with the field at the end of ``keys`` replaced; its own checks decide what the field takes."""
+    key, *rest = keys
+    if not is_dataclass(part) or not hasattr(part, key):
+        raise ValueError(f"sweep.{path}: {type(part).__name__} has no field {key}; sweep a field of the chosen sampler")
+    return replace(part, **{key: _with(getattr(part, key), path, rest, value) if rest else value})
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

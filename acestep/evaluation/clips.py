@@ -1,0 +1,110 @@
+"""Every song of an evaluation as a file named by all that decides it, so that a stopped evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from acestep.audio import Audio, read_audio
+from acestep.evaluation.cells import Cell
+from acestep.evaluation.files import digest, digest_module, digest_tensor
+from acestep.evaluation.prompts import Prompt, seed_of
+from acestep.flow.sampler import Sampler
+from acestep.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One prompt in one cell. ``path`` holds the audio unless ``excluded`` says why there is none."""
+
+    prompt: Prompt
+    take: int
+    cell: Cell
+    key: str
+    path: Path
+    excluded: str = ""
+
+
+class ClipStore:
+    """Makes the clips that a folder does not hold yet.
+
+    A clip's key hashes the networks' weights, the song as resolved, and the sampler. The batch it is made in is not in
+    the key: it changes the speed, not the music.
+    """
+
+    def __init__(self, folder: str | Path, pipeline: Pipeline, batch_size: int) -> None:
+        self.folder = Path(folder)
+        self.pipeline = pipeline
+        self.batch_size = batch_size
+        self.fingerprint = fingerprint(pipeline)
+
+    def make(self, prompts: Sequence[Prompt], cell: Cell, takes: int = 1) -> list[Clip]:
+        """The clips of all prompts under ``cell``, in order, ``takes`` songs from different noise for each."""
+        clips = [self._clip(prompt, take, cell) for prompt in prompts for take in range(takes)]
+        missing = [clip for clip in clips if not clip.excluded and not clip.path.is_file()]
+        if missing:
+            log.info("%s: making %d of %d songs", cell.label, len(missing), len(clips))
+        failed: dict[str, str] = {}
+        for start in range(0, len(missing), self.batch_size):
+            failed |= self._generate(missing[start : start + self.batch_size])
+        return [replace(clip, excluded=failed.get(clip.key, clip.excluded)) for clip in clips]
+
+    def _clip(self, prompt: Prompt, take: int, cell: Cell) -> Clip:
+        seed = prompt.song.seed if take == 0 else seed_of(prompt.id, prompt.song.seed, take)
+        prompt, reason = replace(prompt, song=replace(prompt.song, seed=seed)), ""
+        try:
+            prompt = replace(prompt, song=self.pipeline.resolve(prompt.song))
+        except ValueError as error:
+            reason = str(error)
+        if cell.sampler is None and prompt.recording is None:
+            reason = "no recording"
+        song = json.dumps(asdict(prompt.song), sort_keys=True)
+        key = digest(self.fingerprint, song, repr(cell.sampler), _recording_bytes(prompt, cell.sampler))
+        return Clip(prompt, take, cell, key, self.folder / f"{key[:32]}.flac", reason)
+
+    def _generate(self, clips: Sequence[Clip]) -> dict[str, str]:
+        """Write the clips; returns why, for those that the pipeline refused."""
+        try:
+            for clip, audio in zip(clips, self._audios(clips), strict=True):
+                audio.save(clip.path)
+        except ValueError as error:
+            if len(clips) == 1:
+                log.warning("%s, %s: %s", clips[0].cell.label, clips[0].prompt.id, error)
+                return {clips[0].key: str(error)}
+            # One bad song must not take the rest of its batch with it.
+            return {key: reason for clip in clips for key, reason in self._generate([clip]).items()}
+        return {}
+
+    def _audios(self, clips: Sequence[Clip]) -> Iterator[Audio]:
+        sampler = clips[0].cell.sampler
+        if sampler is None:
+            return map(self._reconstruction, clips)
+        return self.pipeline.generate([clip.prompt.song for clip in clips], sampler, batch_size=len(clips))
+
+    def _reconstruction(self, clip: Clip) -> Audio:
+        """As much of the recording as the song is long, through the autoencoder."""
+        assert clip.prompt.recording is not None
+        recording = read_audio(clip.prompt.recording)
+        samples = recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)]
+        posterior = self.pipeline.encode(Audio(samples, recording.sample_rate))
+        decoded = self.pipeline.decode(posterior.mean)[0].cpu()
+        return Audio(decoded, self.pipeline.autoencoder.sample_rate, clip.prompt.song)
+
+
+def fingerprint(pipeline: Pipeline) -> str:
+    """SHA-256 over all that decides the pipeline's songs beside the request: weights, silence, options, device kind."""
+    parts = (pipeline.network, pipeline.autoencoder, pipeline.conditioner.text_encoder)
+    modules = [digest_module(part) for part in parts if isinstance(part, nn.Module)]
+    device = next(pipeline.network.parameters()).device.type
+    return digest(*modules, digest_tensor(pipeline.conditioner.silence), repr(pipeline.network.config), device)
+
+
+def _recording_bytes(prompt: Prompt, sampler: Sampler | None) -> bytes:
+    return prompt.recording.read_bytes() if sampler is None and prompt.recording else b""

@@ -1,0 +1,60 @@
+"""Writing so that a kill leaves either the old file or the new one, and hashing what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes ``path``'s name when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Strict JSON: a NaN or an infinity is an error here, never a token that other readers reject."""
+    with atomic(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def finite_or_none(value: float) -> float | None:
+    """``None`` for NaN and infinities: JSON's null."""
+    return value if math.isfinite(value) else None
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 over the parts, each with its length, as 64 hex digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        total.update(len(part).to_bytes(8, "big"))
+        total.update(part)
+    return total.hexdigest()
+
+
+def digest_tensor(value: Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes."""
+    value = value.detach().cpu().contiguous()
+    return digest(str(value.dtype), str(tuple(value.shape)), value.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def digest_module(module: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer that a checkpoint of ``module`` would hold, by name."""
+    return digest(*(f"{name}={digest_tensor(value)}" for name, value in sorted(module.state_dict().items())))

@@ -1,0 +1,47 @@
+"""What scorers hear of a recording, kept by content: the bytes of the audio and the identity of the listener.
+
+A file overwritten under its old name is heard anew; a second run, a second metric on the same embedder or a second
+process finds what is there. Nothing is keyed by a file's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from acestep.audio import Audio, read_audio
+from acestep.evaluation.files import atomic
+
+Heard = dict[str, Tensor]
+
+
+class Ear(Protocol):
+    """Turns audio into the tensors that metrics read. Metrics with ears of one fingerprint share what was heard."""
+
+    name: str
+    fingerprint: str
+
+    def hear(self, audio: Audio) -> Heard:
+        """Tensors of one recording, deterministic, on the CPU."""
+        ...
+
+
+class HearingStore:
+    """Heard tensors in ``folder/EAR-FINGERPRINT/AUDIO_SHA256.safetensors``."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def hear(self, ear: Ear, recording: Path) -> Heard:
+        """What ``ear`` hears of the file, from the store where it is there."""
+        sha256 = hashlib.sha256(recording.read_bytes()).hexdigest()
+        path = self.folder / f"{ear.name}-{ear.fingerprint[:12]}" / f"{sha256}.safetensors"
+        if not path.is_file():
+            heard = {name: value.contiguous() for name, value in ear.hear(read_audio(recording)).items()}
+            with atomic(path) as aside:
+                save_file(heard, aside)
+        return load_file(path)

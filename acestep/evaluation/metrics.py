@@ -1,0 +1,280 @@
+"""Metrics: each says what it needs to hear, and turns that into numbers for a song or for a set of songs.
+
+A metric's dataclass is its configuration; ``load`` builds what scores, or says which weights are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from acestep.audio import Audio
+from acestep.evaluation.embedders import Embedder, MissingWeightsError, check_collapse, pooled
+from acestep.evaluation.fad import RankDeficientWarning, fad_infinity, frechet_distance
+from acestep.evaluation.gaussian import Moments, read_statistics
+from acestep.evaluation.hearing import Ear, Heard
+from acestep.evaluation.kad import kad, median_bandwidth
+from acestep.evaluation.prompts import Prompt
+from acestep.synth import oracles
+from acestep.synth.world import Truth
+
+ORACLES = Path(oracles.__file__).parent.parent / "assets" / "micro" / "oracles.safetensors"
+
+
+class SongScorer(Protocol):
+    """Scores one song against its prompt. The first name that ``score`` gives is the metric's headline."""
+
+    ear: Ear
+    chance: Mapping[str, float]
+
+    def applies(self, prompt: Prompt) -> bool:
+        """Whether the prompt holds what the score compares with."""
+        ...
+
+    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+        """Named numbers."""
+        ...
+
+    def check(self, heard: Sequence[Heard], prompts: Sequence[Prompt]) -> None:
+        """Refuse a scorer that cannot tell these songs apart."""
+        ...
+
+
+class SetScorer(Protocol):
+    """Compares all songs of a cell with the reference recordings. The first name is the headline."""
+
+    ear: Ear
+
+    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
+        """Named numbers."""
+        ...
+
+
+Scorer = SongScorer | SetScorer
+
+
+class EmbedderSpec(Protocol):
+    """Configuration of an embedder."""
+
+    def load(self) -> Embedder:
+        """The embedder; :class:`MissingWeightsError` where it cannot be had."""
+        ...
+
+
+@cache
+def loaded(spec: EmbedderSpec) -> Embedder:
+    """``spec.load()``, once for all metrics that name the same embedder."""
+    return spec.load()
+
+
+@dataclass(frozen=True)
+class EmbedderEar:
+    """An embedder's windows."""
+
+    embedder: Embedder
+
+    @property
+    def name(self) -> str:
+        """The embedder's."""
+        return self.embedder.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The embedder's."""
+        return self.embedder.fingerprint
+
+    def hear(self, audio: Audio) -> Heard:
+        """``windows`` (W, D)."""
+        return {"windows": self.embedder.audio(audio).clone()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClapAdherence:
+    """Cosine between a song's words and its audio, in the joint space of a CLAP-style model (Wu et al. 2023).
+
+    ``of_mean`` compares the words with the re-normalised mean of all windows' unit vectors; ``lowest_window`` and
+    ``first_window`` with single windows. Raw cosines compare only within one embedder.
+    """
+
+    embedder: EmbedderSpec
+
+    def load(self) -> ClapScorer:
+        """The scorer."""
+        return ClapScorer(EmbedderEar(loaded(self.embedder)))
+
+
+@dataclass(frozen=True)
+class ClapScorer:
+    """What :class:`ClapAdherence` configures."""
+
+    ear: EmbedderEar
+    chance: Mapping[str, float] = field(default_factory=dict)
+    _texts: dict[str, Tensor] = field(default_factory=dict)
+
+    def applies(self, prompt: Prompt) -> bool:
+        """Whether there are words."""
+        return bool(prompt.song.caption or prompt.song.lyrics)
+
+    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+        """Cosines of all windows together, and of single ones."""
+        text = self._text(prompt)
+        windows = heard["windows"] @ text
+        return {
+            "of_mean": float(pooled(heard["windows"]) @ text),
+            "lowest_window": float(windows.min()),
+            "first_window": float(windows[0]),
+        }
+
+    def check(self, heard: Sequence[Heard], prompts: Sequence[Prompt]) -> None:
+        """The collapse tripwire, on audio and on words."""
+        check_collapse(torch.stack([pooled(one["windows"]) for one in heard]), f"{self.ear.name} on audio", 0.8)
+        check_collapse(torch.stack([self._text(prompt) for prompt in prompts]), f"{self.ear.name} on captions", 0.9)
+
+    def _text(self, prompt: Prompt) -> Tensor:
+        if prompt.id not in self._texts:
+            self._texts[prompt.id] = self.ear.embedder.text([prompt.song])[0].clone()
+        return self._texts[prompt.id]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetDistance:
+    """FAD between the windows of all songs and of all reference recordings, pooled, in float64.
+
+    Attributes:
+        embedder: what hears.
+        statistics: an ``.npz`` of reference statistics; empty uses the prompts' recordings.
+        seed: draws the song subsets of the extrapolation to infinitely many songs.
+    """
+
+    embedder: EmbedderSpec
+    statistics: str = ""
+    seed: int = 0
+
+    def load(self) -> FrechetScorer:
+        """The scorer."""
+        return FrechetScorer(EmbedderEar(loaded(self.embedder)), self.statistics, self.seed)
+
+
+@dataclass(frozen=True)
+class FrechetScorer:
+    """What :class:`FrechetDistance` configures."""
+
+    ear: EmbedderEar
+    statistics: str
+    seed: int
+
+    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
+        """``fad``, its extrapolation where at least 8 songs allow one, and how many windows each side had."""
+        songs = [one["windows"] for one in heard]
+        if self.statistics:
+            target = read_statistics(self.statistics, self.ear.name)
+        else:
+            target = _moments([one["windows"] for one in reference]).gaussian()
+        generated = _moments(songs)
+        with warnings.catch_warnings():
+            # The counts stand beside the distance; a sweep need not say it again for every cell.
+            warnings.simplefilter("ignore", RankDeficientWarning)
+            distance = frechet_distance(generated.gaussian(), target)
+        result = {"fad": distance, "windows": generated.n, "dimensions": len(target.mean)}
+        if target.n is not None:
+            result["reference_windows"] = target.n
+        if len(songs) >= 8:
+            line = fad_infinity(songs, target, torch.Generator().manual_seed(self.seed))
+            result |= {"infinity": line.value, "infinity_error": line.standard_error, "infinity_r2": line.r_squared}
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelDistance:
+    """KAD between the windows that FAD takes; its ruler is the reference's median distance. Usable from tens of songs."""
+
+    embedder: EmbedderSpec
+
+    def load(self) -> KernelScorer:
+        """The scorer."""
+        return KernelScorer(EmbedderEar(loaded(self.embedder)))
+
+
+@dataclass(frozen=True)
+class KernelScorer:
+    """What :class:`KernelDistance` configures."""
+
+    ear: EmbedderEar
+
+    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
+        """``kad`` and the bandwidth that it was measured with."""
+        target = torch.cat([one["windows"] for one in reference])
+        bandwidth = median_bandwidth(target)
+        return {"kad": kad(target, torch.cat([one["windows"] for one in heard]), bandwidth), "bandwidth": bandwidth}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleAdherence:
+    """Share of what a micro-world prompt asks for that the oracles hear, factor by factor, and the mean over factors.
+
+    Attributes:
+        weights: the fitted oracles.
+    """
+
+    weights: str = str(ORACLES)
+
+    def load(self) -> OracleScorer:
+        """The scorer."""
+        if not Path(self.weights).is_file():
+            raise MissingWeightsError(
+                f"oracles.weights={self.weights}: no such file; the repository carries it beside weights=micro"
+            )
+        return OracleScorer(OracleEar(), oracles.Oracles.load(Path(self.weights)))
+
+
+class OracleEar:
+    """The oracles' spectra of a song: ``pitch`` (T, 76) at 25 Hz and ``pulse`` (P, 7) at 100 Hz."""
+
+    name = "oracles"
+    fingerprint = f"spectra-{oracles.PITCH_WINDOW}-{oracles.PULSE_WINDOW}-{oracles.NOTES}"
+
+    def hear(self, audio: Audio) -> Heard:
+        """Both spectra."""
+        if audio.sample_rate != oracles.SAMPLE_RATE:
+            raise ValueError(f"the oracles hear {oracles.SAMPLE_RATE} Hz, this song has {audio.sample_rate} Hz")
+        spectra = oracles.listen(audio.samples)
+        return {"pitch": spectra.pitch, "pulse": spectra.pulse}
+
+
+@dataclass(frozen=True)
+class OracleScorer:
+    """What :class:`OracleAdherence` configures."""
+
+    ear: OracleEar
+    oracles: oracles.Oracles
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Score of a guess, for the mean and each factor."""
+        factors = oracles.CHANCE
+        return {"mean": sum(factors.values()) / len(factors), **factors}
+
+    def applies(self, prompt: Prompt) -> bool:
+        """Whether the prompt comes from the micro world."""
+        return bool(prompt.truth)
+
+    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+        """``mean`` over the factors, and each factor."""
+        truth = Truth(**json.loads(prompt.truth))
+        factors = self.oracles.score(oracles.Spectra(heard["pitch"], heard["pulse"]), truth)
+        return {"mean": sum(factors.values()) / len(factors), **factors}
+
+    def check(self, heard: Sequence[Heard], prompts: Sequence[Prompt]) -> None:
+        """Nothing to refuse: the oracles are proven on songs of known truth when they are fitted."""
+
+
+def _moments(songs: Sequence[Tensor]) -> Moments:
+    return Moments.of(torch.cat(list(songs)))

@@ -1,0 +1,97 @@
+"""The two-tower of the micro world as an embedder, and the recipe that makes the shipped weights.
+
+``python -m acestep.evaluation.micro_clap FILE`` trains it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from acestep.audio import Audio
+from acestep.evaluation.embedders import MissingWeightsError
+from acestep.evaluation.files import digest, digest_module
+from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, load, save, train, window_spectra, word_numbers
+from acestep.synth.render import SAMPLE_RATE, render
+from acestep.synth.world import INSTRUMENTS, UNSEEN_INSTRUMENT, Annotation, describe, draw_truth
+from acestep.types import Autoencoder, Song
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "micro_clap" / "model.safetensors"
+
+
+class MicroClap:
+    """A trained :class:`TwoTower` as an embedder."""
+
+    def __init__(self, towers: TwoTower) -> None:
+        self.name = "clap-micro"
+        self.fingerprint = digest("micro-clap", digest_module(towers), str(sorted(asdict(towers.config).items())))
+        self._towers = towers.eval()
+
+    @torch.inference_mode()
+    def audio(self, audio: Audio) -> Float[Tensor, "w d"]:
+        """One unit vector for each window."""
+        return self._towers.hear(window_spectra(self._towers, audio))
+
+    @torch.inference_mode()
+    def text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
+        """One unit vector for each song's words."""
+        return self._towers.read(word_numbers(songs, self._towers.config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroClapSpec:
+    """The shipped two-tower, or one trained by :func:`train`.
+
+    Attributes:
+        weights: file that :func:`save` wrote.
+    """
+
+    weights: str = str(SHIPPED)
+
+    def load(self) -> MicroClap:
+        """The embedder. Raises :class:`MissingWeightsError` with a remedy if the file is not here."""
+        if not Path(self.weights).is_file():
+            raise MissingWeightsError(
+                f"micro_clap.weights={self.weights}: no such file; the repository carries it as "
+                "acestep/assets/micro_clap/model.safetensors, and `python -m acestep.evaluation.micro_clap` trains it"
+            )
+        return MicroClap(load(self.weights))
+
+
+def fit(autoencoder: Autoencoder | None, *, songs: int = 4000, steps: int = 1200, seed: int = 0) -> TwoTower:
+    """Towers for the micro world, the instrument of its unseen sub-style included.
+
+    Args:
+        autoencoder: every other song is heard through it, so that generated songs are judged by what they say and not
+            by the codec's traces; ``None`` trains on clean songs only.
+        songs: how many to draw and render.
+        steps: updates.
+        seed: of songs and training.
+    """
+    rng = np.random.default_rng(seed)
+    config = TwoTowerConfig()
+    towers = TwoTower(config)
+    spectra, words = [], []
+    for index in range(songs):
+        truth = draw_truth(rng, (*INSTRUMENTS, UNSEEN_INSTRUMENT))
+        words.append(describe(truth, rng, Annotation(omitted=0.2)))
+        samples = torch.from_numpy(render(truth))
+        if autoencoder is not None and index % 2:
+            samples = autoencoder.decode(autoencoder.encode(samples[None]).mean)[0]
+        with torch.inference_mode():
+            spectra.append(window_spectra(towers, Audio(samples, SAMPLE_RATE))[:1].half())
+    generator = torch.Generator().manual_seed(seed)
+    return train(torch.cat(spectra).clone(), words, config, generator, steps=steps)[0]
+
+
+if __name__ == "__main__":
+    from acestep.pipeline import Pipeline
+
+    save(fit(Pipeline.from_pretrained("micro").autoencoder), sys.argv[1])

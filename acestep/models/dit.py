@@ -1,0 +1,181 @@
+"""The diffusion transformer: noisy latents, time, condition and context in, velocity out.
+
+Shapes: B songs, T latent frames, S = ceil(T / P) patches of P frames, C latent channels, L condition tokens,
+E condition width, H width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from acestep.models.layers import Attention, RMSNorm, Rotary, StackConfig, SwiGLU, attention_masks, hide, rotary_table
+from acestep.types import Conditions
+
+FREQUENCIES = 128
+TIME_SCALE = 1000.0
+PERIOD = 10000.0
+
+
+class Padding(Enum):
+    """What the DiT makes of padded frames and padded condition tokens.
+
+    ``upstream`` attends to them like to everything else, so a song's result depends on its batch. ``masked``
+    hides them, so it does not. Without padding the two are one.
+    """
+
+    upstream = "upstream"
+    masked = "masked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Sizes of the DiT: its stack of layers, and what enters and leaves it."""
+
+    stack: StackConfig
+    condition_size: int
+    channels: int = 64
+    patch_size: int = 2
+    padding: Padding = Padding.upstream
+
+
+class Transpose(nn.Module):
+    """Swap time and channels, for a convolution among linear layers."""
+
+    def forward(self, x: Float[Tensor, "b i j"]) -> Float[Tensor, "b j i"]:
+        """``x`` with its last two axes swapped."""
+        return x.transpose(1, 2)
+
+
+class TimestepEmbedding(nn.Module):
+    """A time in [0, 1] as an embedding and as the six modulations that every layer shares."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(2 * FREQUENCIES, width)
+        self.linear_2 = nn.Linear(width, width)
+        self.time_proj = nn.Linear(width, 6 * width)
+
+    def forward(
+        self, t: Float[Tensor, " b"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b 6 h"]]:
+        """Embedding and modulations in ``dtype``; the sinusoid under them is float32."""
+        embedding = self.linear_2(F.silu(self.linear_1(sinusoid(t).to(dtype))))
+        return embedding, self.time_proj(F.silu(embedding)).unflatten(1, (6, -1))
+
+
+class DiTLayer(nn.Module):
+    """Self-attention and feed-forward modulated by time, with plain cross-attention to the condition between."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn_norm = RMSNorm(width, eps)
+        self.self_attn = Attention(config)
+        self.cross_attn_norm = RMSNorm(width, eps)
+        self.cross_attn = Attention(config)
+        self.mlp_norm = RMSNorm(width, eps)
+        self.mlp = SwiGLU(width, config.intermediate_size)
+        self.scale_shift_table = nn.Parameter(torch.zeros(1, 6, width))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b s h"],
+        states: Float[Tensor, "b l h"],
+        modulation: Float[Tensor, "b 6 h"],
+        rotary: Rotary,
+        mask: Float[Tensor, "*#b #s s"] | None,
+        states_mask: Float[Tensor, "b 1 1 l"] | None,
+    ) -> Float[Tensor, "b s h"]:
+        """Patches ``x`` attend to one another, then to the condition ``states``; ``modulation`` carries the time."""
+        modulation = (self.scale_shift_table + modulation).to(x.dtype)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unsqueeze(2).unbind(1)  # (B, 1, H) each
+        x = x + gate * self.self_attn(self.self_attn_norm(x) * (1 + scale) + shift, rotary=rotary, mask=mask)
+        x = x + self.cross_attn(self.cross_attn_norm(x), source=states, mask=states_mask)
+        return x + mlp_gate * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
+
+
+class DiT(nn.Module):
+    """The velocity field (upstream ``AceStepDiTModel``), under the published parameter names."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        stack, patch = config.stack, config.patch_size
+        width = stack.hidden_size
+        self.config = config
+        # Source latents, chunk mask and noisy latents share a frame's channels.
+        self.proj_in = nn.Sequential(
+            Transpose(), nn.Conv1d(3 * config.channels, width, patch, stride=patch), Transpose()
+        )
+        self.time_embed = TimestepEmbedding(width)
+        self.time_embed_r = TimestepEmbedding(width)
+        self.condition_embedder = nn.Linear(config.condition_size, width)
+        self.layers = nn.ModuleList(DiTLayer(stack) for _ in stack.layer_types)
+        self.norm_out = RMSNorm(width, stack.rms_norm_eps)
+        self.proj_out = nn.Sequential(
+            Transpose(), nn.ConvTranspose1d(width, config.channels, patch, stride=patch), Transpose()
+        )
+        self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, width))
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b t c"],
+        t: Float[Tensor, " b"],
+        conditions: Conditions,
+        r: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b t c"]:
+        """Velocity at ``x_t`` and time ``t``.
+
+        Args:
+            x_t: noisy latents.
+            t: time of each song, 1 = noise; the sinusoid is computed in its dtype.
+            conditions: what the song is to be.
+            r: the end of a mean-flow step; ``None`` is ``t``, the only value the published models are used with.
+        """
+        stack = self.config.stack
+        frames, tokens = self._hidden(conditions)
+
+        x = torch.cat([conditions.context, x_t], dim=-1)  # (B, T, 3C)
+        if frames is not None:
+            x = x * frames.unsqueeze(-1)
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.config.patch_size))
+        x = self.proj_in(x)  # (B, S, H)
+        states = self.condition_embedder(conditions.states)  # (B, L, H)
+
+        embedding, modulation = self.time_embed(t, x.dtype)
+        embedding_r, modulation_r = self.time_embed_r(torch.zeros_like(t) if r is None else t - r, x.dtype)
+        embedding, modulation = embedding + embedding_r, modulation + modulation_r
+
+        patches = None if frames is None else frames[:, :: self.config.patch_size]  # (B, S)
+        rotary = rotary_table(x.shape[1], stack.head_dim, stack.rope_theta, x)
+        masks = attention_masks(x.shape[1], stack.sliding_window, patches, x)
+        states_mask = None if tokens is None else hide(tokens[:, None, None, :], x)
+        for layer, kind in zip(self.layers, stack.layer_types, strict=True):
+            x = layer(x, states, modulation, rotary, masks[kind], states_mask)
+
+        shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).to(x.dtype).chunk(2, dim=1)  # (B, 1, H) each
+        x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
+        return x[:, : x_t.shape[1]]
+
+    def _hidden(self, conditions: Conditions) -> tuple[Bool[Tensor, "b t"] | None, Bool[Tensor, "b l"] | None]:
+        """The frame and token masks to honour; ``None`` where nothing is to be hidden."""
+        if self.config.padding is Padding.upstream:
+            return None, None
+        frames, tokens = conditions.frame_mask, conditions.mask
+        return None if frames.all() else frames, None if tokens.all() else tokens
+
+
+def sinusoid(t: Float[Tensor, " b"]) -> Float[Tensor, "b 256"]:
+    """Cosines, then sines, of ``1000 t`` at 128 frequencies from 1 down to almost 1 / 10000.
+
+    The scaling happens in ``t``'s dtype, as upstream's does: times in bfloat16 are visibly rounded.
+    """
+    exponents = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32) / FREQUENCIES
+    angles = (TIME_SCALE * t).float()[:, None] * torch.exp(-math.log(PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,198 @@
+"""The parts every transformer stack of the model is made of. Knows no diffusion, no text and no audio.
+
+Shapes: B batch, L positions, K key positions, H width, N query heads, D width of one head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+SLIDING = "sliding_attention"
+FULL = "full_attention"
+
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Sizes of one stack of layers, under the published names.
+
+    ``layer_types[i]`` says what layer i sees: everything (``full_attention``) or the positions at most
+    ``sliding_window`` away, both ends included (``sliding_attention``).
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    layer_types: tuple[str, ...]
+    sliding_window: int | None = 128
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    attention_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: need at least 1")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads}: must divide "
+                f"num_attention_heads={self.num_attention_heads}; each key head serves a whole group of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim}: must be even; rotary embedding turns pairs of channels")
+        if self.sliding_window is not None and self.sliding_window < 0:
+            raise ValueError(f"sliding_window={self.sliding_window}: need at least 0 positions")
+        for kind in self.layer_types:
+            if kind not in (SLIDING, FULL):
+                raise ValueError(f"layer_types has {kind!r}: use {SLIDING!r} or {FULL!r}")
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm; torch computes it in float32 at least, the weight is applied in the input's dtype."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        """``x`` with mean square 1, times the weight."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward block: ``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        """Each position on its own."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nn.Module):
+    """Bidirectional grouped-query attention with a norm on every query and key head."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        width, head, bias = config.hidden_size, config.head_dim, config.attention_bias
+        self.head_dim = head
+        self.groups = config.num_attention_heads // config.num_key_value_heads
+        self.q_proj = nn.Linear(width, config.num_attention_heads * head, bias=bias)
+        self.k_proj = nn.Linear(width, config.num_key_value_heads * head, bias=bias)
+        self.v_proj = nn.Linear(width, config.num_key_value_heads * head, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * head, width, bias=bias)
+        self.q_norm = RMSNorm(head, config.rms_norm_eps)
+        self.k_norm = RMSNorm(head, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l h"],
+        source: Float[Tensor, "b k h"] | None = None,
+        rotary: Rotary | None = None,
+        mask: Float[Tensor, "*#b #l k"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """Attend from ``x`` to ``source``, or to ``x`` itself.
+
+        Args:
+            x: where queries come from.
+            source: where keys and values come from; ``None`` is ``x``.
+            rotary: positions of queries and keys, see ``rotary_table``; ``None`` leaves them unordered.
+            mask: added to the scores, see ``attention_masks``.
+        """
+        source = x if source is None else source
+        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # (B, N, L, D)
+        k = self.k_norm(self.k_proj(source).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        v = self.v_proj(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        if self.groups > 1:
+            k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """A pre-norm bidirectional transformer layer; lyric, timbre, tokenizer and detokenizer stacks share it."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Float[Tensor, "b l h"], rotary: Rotary, mask: Float[Tensor, "*#b #l l"] | None
+    ) -> Float[Tensor, "b l h"]:
+        """Attend, then transform each position."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary=rotary, mask=mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Encoder(nn.Module):
+    """Embed, run ``depth`` encoder layers, normalise. Subclasses say what goes in and what comes out."""
+
+    def __init__(self, config: StackConfig, features: int, depth: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Linear(features, config.hidden_size)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(depth))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def encode(self, x: Float[Tensor, "b l h"], valid: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l h"]:
+        """Layers and final norm over embedded positions; keys that are not ``valid`` are hidden."""
+        config = self.config
+        rotary = rotary_table(x.shape[1], config.head_dim, config.rope_theta, x)
+        masks = attention_masks(x.shape[1], config.sliding_window, valid, x)
+        for layer, kind in zip(self.layers, config.layer_types, strict=False):
+            x = layer(x, rotary, masks[kind])
+        return self.norm(x)
+
+
+def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
+    """Cosine and sine (length, width) of every position's angles, computed in float32, in ``like``'s dtype."""
+    pairs = torch.arange(0, width, 2, device=like.device, dtype=torch.float32)
+    positions = torch.arange(length, device=like.device, dtype=torch.float32)
+    angles = torch.outer(positions, 1 / theta ** (pairs / width)).repeat(1, 2)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Float[Tensor, "b n l d"], rotary: Rotary) -> Float[Tensor, "b n l d"]:
+    """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def attention_masks(
+    length: int, window: int | None, valid: Bool[Tensor, "b l"] | None, like: Tensor
+) -> dict[str, Tensor | None]:
+    """Additive self-attention masks by layer type; ``None`` where every position sees every other."""
+    keys = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, L)
+    full = None if keys is None else hide(keys, like)
+    if window is None or length <= window + 1:
+        return {FULL: full, SLIDING: full}
+    positions = torch.arange(length, device=like.device)
+    band = (positions[:, None] - positions).abs() <= window  # (L, L)
+    return {FULL: full, SLIDING: hide(band if keys is None else band & keys, like)}
+
+
+def hide(visible: Bool[Tensor, "*b l k"], like: Tensor) -> Float[Tensor, "*b l k"]:
+    """Zero where ``visible``, the most negative finite number elsewhere.
+
+    Finite, so that a row that sees nothing averages everything, as upstream's masks make it, and is never NaN.
+    """
+    return torch.zeros_like(visible, dtype=like.dtype).masked_fill_(~visible, torch.finfo(like.dtype).min)

@@ -1,0 +1,196 @@
+"""Truth to waveform: a bass, a chording instrument, drums and a source-filter voice, 48 kHz stereo.
+
+Pitched sounds lie on the equal-tempered grid below 5 kHz and drums outside it (a kick below 75 Hz, noise above
+5.5 kHz), so that every factor leaves its own trace in the spectrum. The voice is a harmonic source shaped by three
+formant resonances (Fant, Acoustic Theory of Speech Production, 1960); a syllable's vowel is its formants.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acestep.synth.world import FRAME_RATE, TONICS, Truth
+
+Samples = NDArray[np.float64]
+
+SAMPLE_RATE = 48_000
+HOP = SAMPLE_RATE // FRAME_RATE
+PITCHED_LIMIT_HZ = 5_000.0
+VOICE_LIMIT_HZ = 3_400.0
+FORMANTS_HZ = {
+    "a": (850, 1400, 2700),
+    "e": (480, 2000, 2700),
+    "i": (280, 2600, 3300),
+    "o": (520, 850, 2500),
+    "u": (280, 560, 2300),
+}
+FORMANT_WIDTH = 0.11
+TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
+# Partials as (semitones above the note, amplitude), attack and decay in seconds (0: held), tremolo depth.
+Timbre = tuple[list[tuple[float, float]], float, float, float]
+TIMBRES: dict[str, Timbre] = {
+    "piano": ([(0, 1.0), (12, 0.5), (19, 0.3), (24, 0.2), (28, 0.1)], 0.004, 0.25, 0.0),
+    "organ": ([(0, 0.8), (12, 0.8), (24, 0.7), (36, 0.6)], 0.02, 0.0, 0.0),
+    "strings": ([(12 * np.log2(k), 1 / k**0.8) for k in range(1, 13)], 0.14, 0.0, 0.0),
+    "flute": ([(0, 1.0), (12, 0.08)], 0.06, 0.0, 0.0),
+    "bell": ([(0, 0.6), (15, 0.7), (24, 0.6), (34, 0.6), (43, 0.4)], 0.002, 0.7, 0.0),
+    "synth": ([(12 * np.log2(k), 1 / k**0.6) for k in range(1, 16, 2)], 0.004, 0.0, 0.0),
+    "accordion": ([(0, 0.25), (12, 0.3), (19, 1.0), (24, 0.9), (31, 0.9), (34, 0.6)], 0.03, 0.0, 0.6),
+}
+GATES = {"synth": 0.5}
+TREMOLO_HZ = 5.0
+WAVETABLE = 4096
+PAD_LEVEL = 0.3
+
+
+def midi_to_hz(note: float) -> float:
+    """Equal temperament, A4 (69) = 440 Hz."""
+    return float(440.0 * 2 ** ((note - 69) / 12))
+
+
+def unknown_timbre(rng: np.random.Generator) -> Timbre:
+    """An instrument that nobody has a name for: random partials, attack and decay."""
+    partials = [(float(step), float(rng.uniform(0.1, 1))) for step in rng.choice(40, int(rng.integers(2, 8)), False)]
+    return partials, float(rng.uniform(0.002, 0.15)), float(rng.choice([0.0, 0.15, 0.4, 0.8])), 0.0
+
+
+def render(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
+    """The song as ``(2, samples)`` floats with a peak near 0.8; the same truth gives the same samples.
+
+    ``timbre`` replaces the truth's instrument by another.
+    """
+    rng = np.random.default_rng(truth.variation)
+    count = truth.frames * HOP
+    levels = dict(zip(("bass", "chords", "drums", "voice"), 10 ** (rng.uniform(-2, 2, 4) / 20), strict=True))
+    pans = dict(zip(levels, rng.uniform(0.35, 0.65, 4), strict=True))
+    pans["bass"] = 0.5
+    tracks = {
+        "bass": 0.45 * _bass(truth, count),
+        "chords": 0.5 * _chords(truth, timbre or TIMBRES[truth.instrument], count, rng),
+        "drums": _drums(truth, count, rng),
+        "voice": 0.85 * _voice(truth, count, rng),
+    }
+    mix = np.zeros((2, count))
+    for name, track in tracks.items():
+        mix += levels[name] * track * np.array([[np.cos(pans[name] * np.pi / 2)], [np.sin(pans[name] * np.pi / 2)]])
+    return (mix * (0.8 / max(np.abs(mix).max(), 1e-9))).astype(np.float32)
+
+
+def _note(hz: float, length: int, attack: float, decay: float) -> Samples:
+    time = np.arange(length) / SAMPLE_RATE
+    envelope = np.minimum(time / attack, 1.0) * (np.exp(-time / decay) if decay else 1.0)
+    release = min(int(0.02 * SAMPLE_RATE), length)
+    envelope[length - release :] *= np.linspace(1, 0, release)
+    return np.asarray(envelope * np.sin(2 * np.pi * hz * time))
+
+
+def _bass(truth: Truth, count: int) -> Samples:
+    """A plucked tonic on every beat, an octave and a fifth above it between: the pulse and the key's root."""
+    out = np.zeros(count)
+    root = 40 + (TONICS.index(truth.tonic) - 4) % 12  # E2 to D#3: semitones there are wider than the analysis blur
+    beat = truth.beat_frames * HOP
+    pluck = sum(a * _note(midi_to_hz(root + n), beat, 0.004, 0.16) for n, a in ((0, 1.0), (12, 0.4), (19, 0.15)))
+    for start in range(0, count, beat):
+        out[start : start + beat] += pluck[: count - start]
+    return out
+
+
+def _chords(truth: Truth, timbre: Timbre, count: int, rng: np.random.Generator) -> Samples:
+    """Tonic and subdominant triads, a bar each; a chorus doubles them an octave up under a high, soft pad."""
+    out = np.zeros(count)
+    beat = truth.beat_frames * HOP
+    root, lowest = 60 + TONICS.index(truth.tonic), int(rng.integers(57, 61))
+    switch = truth.slots[truth.boundary][0] * HOP
+    struck = functools.cache(lambda shift, chorus: _chord(truth, timbre, root + shift, lowest, chorus))
+    for index, start in enumerate(range(0, count, beat)):
+        sound = struck(5 * (index // 4 % 2), truth.sections[start >= switch] == "chorus")[: count - start]
+        out[start : start + len(sound)] += sound
+    if timbre[3]:
+        out *= 1 - timbre[3] * (0.5 - 0.5 * np.cos(2 * np.pi * TREMOLO_HZ * np.arange(count) / SAMPLE_RATE))
+    return out / 2.5 + _pad(truth, count)
+
+
+def _pad(truth: Truth, count: int) -> Samples:
+    """A chorus' shimmer: root and fifth held near 4 kHz."""
+    out = np.zeros(count)
+    edges = [0, truth.slots[truth.boundary][0] * HOP, count]
+    for section, start, stop in zip(truth.sections, edges[:-1], edges[1:], strict=True):
+        if section == "chorus":
+            for note in (0, 7):
+                hz = midi_to_hz(100 + (TONICS.index(truth.tonic) + note) % 12)
+                out[start:stop] += PAD_LEVEL * _note(hz, stop - start, 0.05, 0.0)
+    return out
+
+
+def _chord(truth: Truth, timbre: Timbre, root: int, lowest: int, chorus: bool) -> Samples:
+    """One beat of the triad on ``root``, voiced upwards from the note ``lowest``."""
+    partials, attack, decay, _ = timbre
+    length = int(truth.beat_frames * HOP * GATES.get(truth.instrument, 1.0))
+    notes = [lowest + (root + step - lowest) % 12 for step in TRIADS[truth.mode]]
+    notes += [note + 12 for note in notes] if chorus else []
+    out = np.zeros(length)
+    for note in notes:
+        for semitones, amplitude in partials:
+            hz = midi_to_hz(note + semitones)
+            if hz < PITCHED_LIMIT_HZ:
+                out += amplitude * (1.0 if chorus else 0.7) * _note(hz, length, attack, decay)
+    return out
+
+
+def _band_noise(length: int, low_hz: float, high_hz: float, rng: np.random.Generator) -> Samples:
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    hz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    spectrum[(hz < low_hz) | (hz > high_hz)] = 0
+    return np.asarray(np.fft.irfft(spectrum, length))
+
+
+def _drums(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
+    """Four patterns on a grid of half beats; the noises keep above everything pitched."""
+    out = np.zeros(count)
+    beat = truth.beat_frames * HOP
+    time = np.arange(beat) / SAMPLE_RATE
+    kick = 0.9 * np.exp(-time / 0.09) * np.sin(2 * np.pi * (52 * time + 0.25 * (1 - np.exp(-time / 0.02))))
+    snare = 0.9 * np.exp(-time / 0.07) * _band_noise(beat, 5_500, 12_000, rng)
+    hat = 0.35 * np.exp(-time / 0.03) * _band_noise(beat, 11_000, 20_000, rng)
+    shake = 0.3 * np.exp(-time / 0.05) * _band_noise(beat, 7_000, 20_000, rng)
+    silence = np.zeros(0)
+    pattern = {
+        "none": (silence,),
+        "four": (kick, hat),
+        "backbeat": (kick, silence, snare, silence),
+        "shaker": (shake,),
+    }[truth.drums]
+    for index, start in enumerate(range(0, count, beat // 2)):
+        hit = pattern[index % len(pattern)][: count - start]
+        out[start : start + len(hit)] += hit
+    return out
+
+
+def _voice(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
+    """Two beats a syllable on notes of the tonic triad, each vowel by its formants."""
+    out = np.zeros(count)
+    root = 45 + (TONICS.index(truth.tonic) - 9) % 12
+    for syllable, (first, last) in zip(truth.syllables, truth.slots, strict=False):
+        start, stop = first * HOP, last * HOP
+        degree = TRIADS[truth.mode][int(rng.integers(3))]
+        hz = midi_to_hz(root + (degree if degree < 7 else degree - 12))
+        time = np.arange(stop - start) / SAMPLE_RATE
+        harmonics = np.arange(1, int(VOICE_LIMIT_HZ / hz) + 1)
+        spectrum = np.zeros(WAVETABLE // 2 + 1, complex)
+        spectrum[harmonics] = -0.5j * WAVETABLE * _formant_gain(harmonics * hz, syllable[-1])
+        envelope = np.minimum(np.minimum(time, time[::-1]) / 0.03, 1.0)
+        cycle = np.fft.irfft(spectrum, WAVETABLE)
+        out[start:stop] = envelope * np.interp(hz * time % 1 * WAVETABLE, np.arange(WAVETABLE + 1), [*cycle, cycle[0]])
+    return out
+
+
+def _formant_gain(hz: Samples, vowel: str) -> Samples:
+    """Magnitude of the vocal tract at ``hz``: a sum of resonances as wide as a fixed share of their frequency."""
+    peaks = [
+        weight / (1 + ((hz - centre) / (FORMANT_WIDTH * centre + 30)) ** 2)
+        for centre, weight in zip(FORMANTS_HZ[vowel], (1.0, 0.8, 0.4), strict=True)
+    ]
+    return np.asarray(0.5 * sum(peaks))

@@ -1,0 +1,89 @@
+"""The micro world on disk, as any user's folder: FLAC files with caption, lyrics and metadata beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from acestep.audio import Audio
+from acestep.synth.render import SAMPLE_RATE, render
+from acestep.synth.world import CURATED, INSTRUMENTS, Annotation, Truth, describe, draw_truth
+from acestep.types import Song
+
+
+def draw_song(
+    seed: int, index: int, annotation: Annotation = CURATED, instruments: Sequence[str] = INSTRUMENTS
+) -> tuple[Truth, Song]:
+    """Song ``index`` of the world ``seed``: its truth and its description. Depends on nothing else."""
+    rng = np.random.default_rng([seed, index])
+    truth = draw_truth(rng, instruments)
+    return truth, describe(truth, rng, annotation)
+
+
+def write_world(
+    folder: str | Path,
+    songs: int,
+    seed: int = 0,
+    annotation: Annotation = CURATED,
+    instruments: Sequence[str] = INSTRUMENTS,
+    workers: int = 1,
+    on_song: Callable[[int], None] | None = None,
+) -> Path:
+    """Write ``songs`` songs into ``folder``; what is there already is kept, so a longer world continues a shorter.
+
+    Args:
+        folder: made if it is not there.
+        songs: how many; song i is the same in every world of this ``seed``.
+        seed: of the truths, descriptions and renderings.
+        annotation: how carefully the songs are described.
+        instruments: which ones play.
+        workers: processes that render.
+        on_song: told after each song how many are done.
+    """
+    if songs < 1:
+        raise ValueError(f"songs={songs}: need at least 1")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write = partial(_write_song, folder, seed, annotation, tuple(instruments))
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(write, range(songs), chunksize=8), start=1):
+            if on_song:
+                on_song(done)
+    return folder
+
+
+def read_truth(text: str) -> Truth:
+    """The truth in a song's ``NAME.json``, or in the ``truth`` column of a latent store."""
+    fields = json.loads(text)
+    return Truth(**fields.get("truth", fields))
+
+
+def _write_song(folder: Path, seed: int, annotation: Annotation, instruments: tuple[str, ...], index: int) -> None:
+    path = folder / f"{index:06d}.flac"
+    if path.exists():
+        return
+    truth, song = draw_song(seed, index, annotation, instruments)
+    facts = {
+        "bpm": song.bpm,
+        "keyscale": song.key,
+        "timesignature": song.time_signature,
+        "language": song.language,
+        "truth": truth.as_dict(),
+    }
+    _write_text(path.with_suffix(".txt"), song.caption)
+    _write_text(path.with_suffix(".lyrics.txt"), song.lyrics)
+    _write_text(path.with_suffix(".json"), json.dumps(facts, ensure_ascii=False, indent=1))
+    Audio(torch.from_numpy(render(truth)), SAMPLE_RATE).save(path)  # last: with it the song is whole
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text + "\n", encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,173 @@
+"""What watches a run: losses by noise level, speed, validation history and sampled songs. Changes nothing in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
+
+from acestep.audio import Audio
+from acestep.data import LatentBatch
+from acestep.flow.sampler import Sampler
+
+
+class Watch(Callback):
+    """Every few steps: mean loss since the last time, in all and by noise level, gradient norm, rate, speed, memory.
+
+    Sums stay on the device between two reports, so that watching costs no synchronisation.
+
+    Args:
+        every: steps between reports.
+        cells: equal parts of [0, 1] in which t is counted.
+    """
+
+    def __init__(self, every: int = 50, cells: int = 10) -> None:
+        if every < 1 or cells < 1:
+            raise ValueError(f"callbacks.watch: every={every}, cells={cells}: need at least 1 of each")
+        self.every = every
+        self.cells = cells
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin to count."""
+        self._restart(module.device)
+        self._reported = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: dict[str, Tensor], batch: LatentBatch, index: int
+    ) -> None:
+        """Count, and report if it is time."""
+        cell = (outputs["t"] * self.cells).long().clamp(max=self.cells - 1)
+        self._sums.index_add_(0, cell, outputs["per_song"].float())
+        self._counts.index_add_(0, cell, torch.ones_like(outputs["t"], dtype=torch.float32))
+        self._songs += len(batch) * trainer.world_size
+        self._frames += batch.frame_mask.numel() * trainer.world_size
+        step = trainer.global_step
+        if step % self.every == 0 and step > self._reported:
+            self._report(trainer, module)
+            self._reported = step
+
+    def _report(self, trainer: Trainer, module: LightningModule) -> None:
+        seconds = time.perf_counter() - self._since
+        sums, counts = self._sums.cpu(), self._counts.cpu()
+        values = {
+            "train/loss": float(sums.sum() / counts.sum()),
+            "train/gradient_norm": float(module.gradient_norm),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/songs_per_second": self._songs / seconds,
+            "train/frames_per_second": self._frames / seconds,
+        }
+        for cell in range(self.cells):
+            if counts[cell]:
+                values[f"train/loss_t{(cell + 0.5) / self.cells:.3f}"] = float(sums[cell] / counts[cell])
+        if module.device.type == "cuda":
+            values["train/memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        module.log("loss", values["train/loss"], prog_bar=True, logger=False)
+        self._restart(module.device)
+
+    def _restart(self, device: torch.device) -> None:
+        self._sums = torch.zeros(self.cells, device=device)
+        self._counts = torch.zeros(self.cells, device=device)
+        self._songs = self._frames = 0
+        self._since = time.perf_counter()
+
+
+class Progress(RichProgressBar):
+    """One bar for the whole run, which Lightning takes for an epoch."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{'Training':{len(self.validation_description)}}"
+
+
+class History(Callback):
+    """Keeps the validation losses of the run in ``validation.json``: the first, the last, and all between, by step."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / "validation.json"
+        self.losses: dict[int, dict[str, float]] = {}
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Note this one."""
+        if trainer.sanity_checking:
+            return
+        self.losses[trainer.global_step] = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
+        losses = [values["val/loss"] for values in self.losses.values()]
+        if trainer.is_global_zero and losses:
+            found = {"val_loss": {"first": losses[0], "last": losses[-1], "best": min(losses)}, "steps": self.losses}
+            _write(self.path, json.dumps(found, indent=2) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history so far, for a checkpoint."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The history of a checkpoint."""
+        self.losses = dict(state["losses"])
+
+
+class SampleSongs(Callback):
+    """Every few validations, the first held-out songs' prompts as audio, through the pipeline like any other song.
+
+    It runs inside validation, so that averaged weights, where there are any, make the songs.
+
+    Args:
+        folder: where ``step_000500/00.flac`` and so on go.
+        every: validations between two times; 0 never.
+        songs: how many.
+        sampler: how; the checkpoint's own if ``None``.
+    """
+
+    def __init__(self, folder: str, every: int = 1, songs: int = 2, sampler: Sampler | None = None) -> None:
+        if every < 0 or songs < 1:
+            raise ValueError(f"callbacks.sample: every={every}, songs={songs}: need >= 0 (0 is never) and >= 1")
+        self.folder = Path(folder)
+        self.every = every
+        self.songs = songs
+        self.sampler = sampler
+        self._validations = 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Generate, if it is time."""
+        if trainer.sanity_checking or not trainer.state.fn == "fit" or not self.every:
+            return
+        self._validations += 1
+        if self._validations % self.every or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule.validation
+        wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
+        for index, audio in enumerate(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted))):
+            audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
+            _hear(trainer, f"samples/{index:02d}", audio)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Validations so far, for a checkpoint."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Validations so far, from a checkpoint."""
+        self._validations = state["validations"]
+
+
+def _hear(trainer: Trainer, name: str, audio: Audio) -> None:
+    """Hand ``audio`` to the loggers that can play it."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_song"):
+            logger.log_song(name, audio, trainer.global_step)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,96 @@
+"""Loggers that survive a resume: what was logged after the checkpoint's step is dropped, the rest is kept."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from acestep.audio import Audio
+
+COLUMNS = ("step", "name", "value")
+
+
+class TableLogger(Logger):
+    """``metrics.csv`` in three columns, step, name and value; Lightning's own logger deletes the file when resuming."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        """Lightning asks."""
+        return "table"
+
+    @property
+    def version(self) -> str:
+        """Lightning asks."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run folder holds the config already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one row for each metric."""
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            if is_new:
+                rows.writerow(COLUMNS)
+            rows.writerows((step, name, f"{value:.7g}") for name, value in metrics.items() if name != "epoch")
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop rows later than ``step``: the run goes on from there and will write them again."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"] or 0) <= step]
+        aside = self.path.with_name(f".{self.path.name}")
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.DictWriter(file, COLUMNS)
+            rows.writeheader()
+            rows.writerows(kept)
+        aside.replace(self.path)
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard event files in ``folder``, with sampled songs to play."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(save_dir=folder, name="", version="")
+
+    def rewind(self, step: int) -> None:
+        """Tell the reader to drop what is later than ``step``."""
+        self._kwargs["purge_step"] = step + 1
+
+    @rank_zero_only
+    def log_song(self, name: str, audio: Audio, step: int) -> None:
+        """A song to play."""
+        self.experiment.add_audio(name, audio.samples.mean(0), step, audio.sample_rate)
+
+
+class WandB(WandbLogger):
+    """Weights & Biases; a run folder is one run there too, whose id it keeps."""
+
+    def __init__(self, folder: str, project: str, name: str, offline: bool) -> None:
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        super().__init__(save_dir=folder, project=project, name=name, id=path.resolve().parent.name, resume="allow",
+                         offline=offline)
+
+    def rewind(self, step: int) -> None:
+        """Nothing to do: Weights & Biases ignores steps it has seen."""
+
+    @rank_zero_only
+    def log_song(self, name: str, audio: Audio, step: int) -> None:
+        """A song to play."""
+        self.log_audio(name, [audio.samples.T.numpy()], step=step, sample_rate=[audio.sample_rate])

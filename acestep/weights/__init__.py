@@ -1,0 +1,1 @@
+"""Checkpoints in files: layouts, names, shapes, hashes. Builds and runs no network."""

@@ -1,0 +1,56 @@
+"""Which layout a checkpoint is in, from its path or its shipped name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.diffusers import is_diffusers, read_diffusers
+from acestep.weights.native import is_native, read_native
+from acestep.weights.upstream import is_upstream, read_upstream
+
+SHIPPED = Path(__file__).parent.parent / "assets"
+READERS = ((is_native, read_native), (is_upstream, read_upstream), (is_diffusers, read_diffusers))
+
+
+def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, in the ``weights/`` of a run folder, or shipped under a name."""
+    folder = find_folder(path_or_name)
+    for recognises, read in READERS:
+        if recognises(folder):
+            return read(folder)
+    raise ValueError(
+        f"weights={path_or_name}: no checkpoint of a known layout there; need a folder with the config.json or "
+        "model_index.json of an ACE-Step v1.5 model"
+    )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` holds a checkpoint of a known layout."""
+    return any(recognises(folder) for recognises, _ in READERS)
+
+
+def find_folder(path_or_name: str | Path) -> Path:
+    """The folder that ``path_or_name`` means: a shipped checkpoint, a checkpoint, or a run folder's ``weights/``."""
+    shipped = SHIPPED / str(path_or_name)
+    folder = shipped if _is_name(path_or_name) and shipped.is_dir() else Path(path_or_name)
+    if not folder.is_dir():
+        names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+        places = ", ".join(["a checkpoint folder", "a run folder", *names])
+        raise ValueError(f"weights={path_or_name}: no such folder; name one of: {places}")
+    return folder / "weights" if (folder / "weights").is_dir() else folder
+
+
+def _is_name(path_or_name: str | Path) -> bool:
+    return Path(path_or_name).name == str(path_or_name)
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over every file in ``folder``, names and contents, in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

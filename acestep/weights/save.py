@@ -1,0 +1,49 @@
+"""Checkpoints to folders, in any layout, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.diffusers import write_diffusers
+from acestep.weights.native import write_native
+from acestep.weights.open import is_checkpoint
+from acestep.weights.upstream import write_upstream
+
+WRITERS = {"native": write_native, "upstream": write_upstream, "diffusers": write_diffusers}
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: str | Path, layout: str = "native", dtype: torch.dtype | None = None
+) -> Path:
+    """Write ``checkpoint`` to ``folder``, aside and then renamed, replacing a checkpoint that is there.
+
+    Tensors are written one by one, so that no more than one is in memory at a time.
+
+    Args:
+        checkpoint: what to write.
+        folder: where; its parent is made where needed.
+        layout: ``native``, ``upstream`` or ``diffusers``.
+        dtype: storage type of the network's and the autoencoder's numbers; ``None`` keeps theirs.
+    """
+    if layout not in WRITERS:
+        raise ValueError(f"to={layout}: not a layout that can be written; use {', '.join(WRITERS)}")
+    folder = Path(folder)
+    if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
+        raise ValueError(f"{folder}: holds files but no checkpoint; name a new or empty folder")
+    aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    aside.mkdir(parents=True)
+    try:
+        WRITERS[layout](checkpoint, aside, dtype)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder

@@ -1,0 +1,102 @@
+"""The published layout: a DiT folder, and ``vae/`` and ``Qwen3-Embedding-0.6B/`` inside it or beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.keys import autoencoder_name
+from acestep.weights.tensors import TensorFiles, open_tensors, read_json, save_tensors, write_json
+from acestep.weights.text_encoder import copy_text_encoder
+
+MODEL_TYPE = "acestep"
+VAE = "vae"
+VAE_STEM = "diffusion_pytorch_model"
+TEXT_ENCODER = "Qwen3-Embedding-0.6B"
+OURS = ("padding",)
+"""Keys of our configs that the published ones do not have."""
+HIDDEN = "_"
+"""Keys that diffusers writes for itself start with this."""
+
+
+def is_upstream(folder: Path) -> bool:
+    """Whether ``folder`` holds a published checkpoint's DiT folder."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == MODEL_TYPE
+
+
+def read_upstream(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``; autoencoder and text encoder stay out where neither it nor its parent has them."""
+    vae, text_encoder = _part(folder, VAE), _part(folder, TEXT_ENCODER)
+    return Checkpoint(
+        name=str(folder),
+        network_config=read_json(folder / "config.json"),
+        network=open_tensors(folder),
+        silence=read_silence(folder / "silence_latent.pt"),
+        autoencoder_class="oobleck",
+        autoencoder_config=read_vae_config(vae) if vae else {},
+        autoencoder=read_vae(vae) if vae else None,
+        text_encoder=text_encoder,
+    )
+
+
+def write_upstream(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write ``checkpoint`` into the empty ``folder``."""
+    config = {key: value for key, value in checkpoint.network_config.items() if key not in OURS}
+    write_json({"model_type": MODEL_TYPE} | config, folder / "config.json")
+    save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
+    write_silence(checkpoint.silence, folder / "silence_latent.pt")
+    if checkpoint.autoencoder is not None:
+        write_vae(checkpoint, folder / VAE, dtype)
+    if checkpoint.text_encoder is not None:
+        copy_text_encoder(checkpoint.text_encoder, folder / TEXT_ENCODER)
+
+
+def read_silence(path: Path) -> Tensor:
+    """Silence latents ``(1, T, C)`` from a file that holds them channels first; no pickled code runs."""
+    try:
+        silence = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; fetch it from the checkpoint's repository") from error
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a plain tensor file, so it was not opened; fetch it again") from error
+    if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[0] != 1:
+        raise ValueError(f"{path}: need one tensor [1, channels, frames]; fetch it again")
+    return silence.transpose(1, 2).contiguous()
+
+
+def write_silence(silence: Tensor, path: Path) -> None:
+    """Write silence latents as published: one tensor, channels first."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(silence.transpose(1, 2).contiguous(), aside)
+    os.replace(aside, path)
+
+
+def read_vae_config(folder: Path) -> dict[str, object]:
+    """Fields of the autoencoder's config, without what diffusers notes for itself."""
+    return {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith(HIDDEN)}
+
+
+def read_vae(folder: Path) -> TensorFiles:
+    """The autoencoder's tensors under their published names."""
+    return open_tensors(folder, VAE_STEM, rename=autoencoder_name)
+
+
+def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the autoencoder as diffusers' ``AutoencoderOobleck`` has it."""
+    if checkpoint.autoencoder_class != "oobleck":
+        raise ValueError(
+            f"weights={checkpoint.name}: its autoencoder is of class {checkpoint.autoencoder_class}, which only the "
+            "native layout can hold; use --to native"
+        )
+    write_json({"_class_name": "AutoencoderOobleck"} | dict(checkpoint.autoencoder_config), folder / "config.json")
+    save_tensors(checkpoint.autoencoder, folder / f"{VAE_STEM}.safetensors", dtype)
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    return next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_dir()), None)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from itertools import chain, islice, repeat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acestep.data import Draw, EpochBatches
+
+
+def stream(sampler: EpochBatches, count: int) -> list[list[Draw]]:
+    return list(islice(chain.from_iterable(repeat(sampler)), count))
+
+
+@given(
+    songs=st.integers(1, 40),
+    batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 3),
+    done=st.integers(0, 60),
+    seed=st.integers(0, 2**31),
+)
+def test_a_resumed_stream_goes_on_where_it_stopped(
+    songs: int, batch_size: int, world_size: int, done: int, seed: int
+) -> None:
+    for rank in range(world_size):
+        whole = EpochBatches(songs, batch_size, seed=seed, rank=rank, world_size=world_size)
+        resumed = EpochBatches(songs, batch_size, seed=seed, rank=rank, world_size=world_size)
+        resumed.seek(done)
+        assert stream(resumed, 10) == stream(whole, done + 10)[done:]
+
+
+@given(songs=st.integers(1, 60), batch_size=st.integers(1, 5), world_size=st.integers(1, 3))
+def test_an_epoch_shows_every_rank_other_songs(songs: int, batch_size: int, world_size: int) -> None:
+    ranks = [EpochBatches(songs, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    seen = [draw.index for sampler in ranks for batch in sampler for draw in batch]
+    per_step = batch_size * world_size
+    assert len(seen) == max(1, songs // per_step) * per_step
+    if songs >= per_step:
+        assert len(set(seen)) == len(seen)
+    else:
+        assert set(seen) == set(range(songs))
+    assert all(len(sampler) == max(1, songs // per_step) for sampler in ranks)
+
+
+def test_every_epoch_is_another_order() -> None:
+    sampler = EpochBatches(20, 4)
+    first, second = list(sampler), list(sampler)
+    assert {draw.epoch for batch in second for draw in batch} == {1}
+    assert [[draw.index for draw in batch] for batch in first] != [[draw.index for draw in batch] for batch in second]
+    assert list(EpochBatches(20, 4, seed=1)) != first
+
+
+def test_set_epoch_starts_that_epoch_and_keeps_a_position_inside_it() -> None:
+    sampler, whole = EpochBatches(20, 4), EpochBatches(20, 4)
+    sampler.set_epoch(2)
+    assert list(sampler) == stream(whole, 15)[10:]
+    sampler.seek(12)
+    sampler.set_epoch(2)
+    assert list(sampler) == stream(EpochBatches(20, 4), 15)[12:]
+
+
+@pytest.mark.parametrize(
+    ("songs", "batch_size", "rank", "message"), [(0, 1, 0, "songs=0"), (1, 0, 0, "batch_size=0"), (1, 1, 1, "rank=1")]
+)
+def test_nonsense_is_refused(songs: int, batch_size: int, rank: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EpochBatches(songs, batch_size, rank=rank)

@@ -1,0 +1,68 @@
+"""A small real evaluation: a tiny pipeline, songs of the micro world, oracles fitted on a few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdherence
+from acestep.evaluation.micro_clap import MicroClapSpec
+from acestep.evaluation.prompts import FolderPrompts, Prompt
+from acestep.evaluation.suite import Evaluation
+from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, save
+from acestep.pipeline import Pipeline
+from acestep.synth import Oracles, draw_song, render, write_world
+from acestep.weights.checkpoint import Lengths
+
+SONGS = 5
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of micro-world songs with sidecars. Not to be written to."""
+    return write_world(tmp_path_factory.mktemp("world") / "songs", SONGS, seed=3)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tiny: Path) -> Pipeline:
+    """Random weights that make songs as long as the micro world's."""
+    lengths = Lengths(min_seconds=0.4, max_seconds=10.0, default_seconds=0.8)
+    return replace(Pipeline.from_pretrained(tiny), lengths=lengths)
+
+
+@pytest.fixture(scope="session")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
+    """The micro world's metrics: oracles fitted on 24 songs, towers as they were initialised."""
+    folder = tmp_path_factory.mktemp("scorers")
+    examples = []
+    for index in range(24):
+        truth, _ = draw_song(99, index)
+        examples.append((truth, torch.from_numpy(render(truth)), truth.instrument))
+    Oracles.fit(examples).save(folder / "oracles.safetensors")
+    towers = TwoTower(TwoTowerConfig())
+    towers.init_weights(torch.Generator().manual_seed(0))
+    save(towers, folder / "clap.safetensors")
+    clap = MicroClapSpec(weights=str(folder / "clap.safetensors"))
+    return {
+        "adherence": OracleAdherence(weights=str(folder / "oracles.safetensors")),
+        "clap": ClapAdherence(embedder=clap),
+        "fad": FrechetDistance(embedder=clap),
+    }
+
+
+@pytest.fixture
+def evaluation(world: Path, metrics: Mapping[str, object]) -> Evaluation:
+    """Two guidance scales over all songs of the world."""
+    return Evaluation(
+        prompts=FolderPrompts(path=str(world)), metrics=metrics, sweep={"guidance": {"scale": [1.0, 3.0]}}, batch_size=2
+    )
+
+
+@pytest.fixture(scope="session")
+def prompts(world: Path, pipeline: Pipeline) -> list[Prompt]:
+    """The world's songs as prompts."""
+    return FolderPrompts(path=str(world)).load(pipeline.lengths)

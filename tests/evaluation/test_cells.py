@@ -1,0 +1,39 @@
+"""Sweeps: every combination, checked by the objects themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from acestep.evaluation.cells import cells_of
+from acestep.flow import APG, CFG, Linear, NoGuidance, Sampler
+
+BASE = Sampler(schedule=Linear(steps=4), guidance=CFG(scale=2.0))
+
+
+def test_without_values_there_is_the_sampler_itself():
+    (cell,) = cells_of(BASE, {"guidance": {"scale": None}, "schedule": {"steps": None}})
+    assert cell.sampler is BASE
+    assert cell.settings == {}
+
+
+def test_every_combination_and_nothing_else_changes():
+    cells = cells_of(BASE, {"guidance": {"scale": [1.0, 4.0]}, "schedule": {"steps": [2, 8]}})
+    assert [cell.label for cell in cells] == [
+        "guidance.scale=1, schedule.steps=2",
+        "guidance.scale=1, schedule.steps=8",
+        "guidance.scale=4, schedule.steps=2",
+        "guidance.scale=4, schedule.steps=8",
+    ]
+    assert cells[3].sampler == Sampler(schedule=Linear(steps=8), guidance=CFG(scale=4.0))
+    assert cells_of(Sampler(guidance=APG(momentum=-0.5)), {"guidance": {"scale": 3.0}})[0].sampler.guidance == APG(
+        scale=3.0, momentum=-0.5
+    )
+
+
+def test_fields_that_are_not_there_and_values_that_are_not_allowed():
+    with pytest.raises(ValueError, match=r"sweep.guidance.scale: NoGuidance has no field scale"):
+        cells_of(Sampler(guidance=NoGuidance()), {"guidance": {"scale": [1.0]}})
+    with pytest.raises(ValueError, match=r"sweep.guidence.scale: Sampler has no field guidence"):
+        cells_of(BASE, {"guidence": {"scale": [1.0]}})
+    with pytest.raises(ValueError, match=r"guidance.scale=0.5"):
+        cells_of(BASE, {"guidance": {"scale": [0.5]}})

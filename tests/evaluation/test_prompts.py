@@ -1,0 +1,66 @@
+"""Prompts from folders, lists and the micro world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts, seed_of
+from acestep.synth import UNSEEN_INSTRUMENT
+from acestep.weights.checkpoint import Lengths
+
+LENGTHS = Lengths(min_seconds=5.0, max_seconds=7.0, default_seconds=6.0)
+
+
+def test_a_folder_gives_words_truth_recording_and_length(world: Path):
+    prompts = FolderPrompts(path=str(world)).load(LENGTHS)
+    first = prompts[0]
+    assert first.song.caption
+    assert json.loads(first.truth)["beat_frames"]
+    assert first.recording == world / "000000.flac"
+    for prompt in prompts:
+        own = json.loads(prompt.truth)["frames"] / 25
+        assert prompt.song.seconds == (pytest.approx(own) if own <= 7.0 else 6.0)
+    assert {prompt.song.seconds for prompt in FolderPrompts(path=str(world), seconds=5.5).load(LENGTHS)} == {5.5}
+    assert len(FolderPrompts(path=str(world), limit=2).load(LENGTHS)) == 2
+
+
+def test_seeds_follow_names_and_not_places(world: Path):
+    whole = {prompt.id: prompt.song.seed for prompt in FolderPrompts(path=str(world)).load(LENGTHS)}
+    assert len(set(whole.values())) == len(whole)
+    assert whole["000001.flac"] == seed_of("000001.flac", 0)
+    other = {prompt.id: prompt.song.seed for prompt in FolderPrompts(path=str(world), seed=1).load(LENGTHS)}
+    assert not set(whole.values()) & set(other.values())
+
+
+def test_lists(tmp_path: Path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"caption": "a", "seconds": 6, "seed": 5}\n\n{"id": "two", "caption": "b", "recording": "x.flac"}\n')
+    one, two = ListPrompts(path=str(path)).load(LENGTHS)
+    assert (one.id, one.song.seed, one.song.seconds, one.recording) == ("0001", 5, 6, None)
+    assert (two.id, two.recording) == ("two", tmp_path / "x.flac")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"captoin": "a"}', "line 1 has captoin; a line may have id, recording, bpm, caption"),
+        ('{"id": "a"}\n{"id": "a"}', "ids must be unique"),
+        ("caption: a", "line 1 is not JSON"),
+    ],
+)
+def test_lists_that_cannot_be_read(tmp_path: Path, text: str, message: str):
+    (tmp_path / "prompts.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ListPrompts(path=str(tmp_path / "prompts.jsonl")).load(LENGTHS)
+
+
+def test_micro_prompts_are_written_once_and_may_be_of_a_sub_style(tmp_path: Path):
+    source = MicroPrompts(path=str(tmp_path / "world"), songs=2, instruments=(UNSEEN_INSTRUMENT,))
+    prompts = source.load(LENGTHS)
+    assert [json.loads(prompt.truth)["instrument"] for prompt in prompts] == [UNSEEN_INSTRUMENT] * 2
+    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "world").iterdir())]
+    assert source.load(LENGTHS) == prompts
+    assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "world").iterdir())]

@@ -1,0 +1,78 @@
+"""The micro world's CLAP: reads all of a song, hears its windows, learns, and comes back from its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestep.audio import Audio
+from acestep.evaluation.embedders import MissingWeightsError
+from acestep.evaluation.micro_clap import SHIPPED, MicroClap, MicroClapSpec, fit
+from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, load, save, train, word_numbers
+from acestep.synth import draw_song, render
+from acestep.types import Song
+
+SMALL = TwoTowerConfig(dimensions=8, width=16)
+
+
+def test_words_depend_on_caption_key_tempo_and_the_order_of_lyrics():
+    song = Song(caption="piano, drums", lyrics="[verse]\nla li", bpm=100, key="C major")
+    (base,) = word_numbers([song], SMALL).tolist()
+    assert base == word_numbers([replace(song, caption="drums piano", seed=4)], SMALL)[0].tolist()
+    for changed in ({"caption": "organ, drums"}, {"lyrics": "[verse]\nli la"}, {"bpm": 125}, {"key": "C# major"}):
+        assert word_numbers([replace(song, **changed)], SMALL)[0].tolist() != base, changed
+    assert word_numbers([replace(song, lyrics="la " * 500)], SMALL).shape == (1, SMALL.tokens)
+
+
+def test_loudness_does_not_matter_and_windows_are_whole():
+    towers = TwoTower(TwoTowerConfig())
+    towers.init_weights(torch.Generator().manual_seed(0))
+    embedder = MicroClap(towers)
+    samples = torch.randn(2, 48_000 * 14, generator=torch.Generator().manual_seed(0))
+    loud, quiet = embedder.audio(Audio(samples, 48_000)), embedder.audio(Audio(samples / 4, 48_000))
+    assert loud.shape == (2, 32)
+    torch.testing.assert_close(loud, quiet, atol=1e-3, rtol=0)
+
+
+def test_training_pairs_songs_with_their_words():
+    generator = torch.Generator().manual_seed(0)
+    spectra = torch.randn(48, SMALL.bands, 40, generator=generator)
+    songs = [Song(caption=f"number{i} word{i % 7}") for i in range(48)]
+    towers, losses = train(spectra, songs, SMALL, generator, steps=60, batch=24)
+    assert losses[-1] < losses[0] / 2
+    match = towers.hear(spectra) @ towers.read(word_numbers(songs, SMALL)).T
+    assert (match.argmax(1) == torch.arange(48)).float().mean() > 0.8
+
+
+def test_file_round_trip(tmp_path: Path):
+    towers = TwoTower(SMALL)
+    towers.init_weights(torch.Generator().manual_seed(0))
+    save(towers, tmp_path / "towers.safetensors")
+    read = load(tmp_path / "towers.safetensors")
+    assert read.config == SMALL
+    torch.testing.assert_close(read.stem.weight, towers.stem.weight, atol=1e-3, rtol=1e-3)
+    assert MicroClap(read).fingerprint == MicroClap(load(tmp_path / "towers.safetensors")).fingerprint
+    with pytest.raises(MissingWeightsError, match=r"micro_clap.weights=.*no such file"):
+        MicroClapSpec(weights=str(tmp_path / "none")).load()
+
+
+def test_the_recipe_runs():
+    assert isinstance(fit(None, songs=4, steps=2), TwoTower)
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the shipped towers are not in this checkout")
+def test_the_shipped_towers_tell_right_words_from_wrong_ones():
+    assert SHIPPED.stat().st_size < 300_000
+    embedder = MicroClapSpec().load()
+    songs, vectors = [], []
+    for index in range(24):
+        truth, song = draw_song(777, index)
+        songs.append(song)
+        vectors.append(embedder.audio(Audio(torch.from_numpy(render(truth)), 48_000))[0])
+    match = torch.stack(vectors) @ embedder.text(songs).T
+    off = (match.sum() - match.diag().sum()) / (24 * 23)
+    assert match.diag().mean() - off > 0.5
+    assert (match.argmax(1) == torch.arange(24)).float().mean() > 0.7

@@ -1,0 +1,97 @@
+"""Oobleck's sizes and promises, and tiling around any autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from networks import normal
+
+from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.models.tiling import Tiled, tiled_decode, tiled_encode
+
+TINY = OobleckConfig(
+    encoder_hidden_size=8,
+    decoder_input_channels=4,
+    decoder_channels=6,
+    downsampling_ratios=(2, 4),
+    channel_multiples=(1, 2),
+    audio_channels=2,
+    sampling_rate=800,
+)
+
+
+@pytest.fixture(scope="module")
+def oobleck() -> Oobleck:
+    autoencoder = Oobleck(TINY).eval().requires_grad_(False)
+    autoencoder.init_weights(torch.Generator().manual_seed(0))
+    return autoencoder
+
+
+def test_published_size() -> None:
+    with torch.device("meta"):
+        autoencoder = Oobleck(OobleckConfig())
+    parts = (autoencoder.encoder, autoencoder.decoder)
+    assert [sum(p.numel() for p in part.parameters()) for part in parts] == [84_281_344, 84_414_082]
+    assert [len(part.state_dict()) for part in parts] == [183, 182]
+    assert (autoencoder.hop, autoencoder.sample_rate, autoencoder.latent_channels) == (1920, 48_000, 64)
+
+
+@pytest.mark.parametrize("samples", [8, 15, 16, 83])
+def test_frames_are_whole(oobleck: Oobleck, samples: int) -> None:
+    posterior = oobleck.encode(normal(torch.Generator().manual_seed(0), 2, 2, samples))
+    assert posterior.mean.shape == posterior.scale.shape == (2, samples // 8, 4)
+    assert (posterior.scale > 0).all()
+    assert oobleck.decode(posterior.mean).shape == (2, 2, samples // 8 * 8)
+
+
+def test_less_than_a_frame_is_refused(oobleck: Oobleck) -> None:
+    with pytest.raises(ValueError, match="7 samples"):
+        oobleck.encode(torch.zeros(1, 2, 7))
+
+
+def test_start_values_are_a_function_of_the_generator(oobleck: Oobleck) -> None:
+    again = Oobleck(TINY)
+    again.init_weights(torch.Generator().manual_seed(0))
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in oobleck.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, "colour='red'"),
+        ({"channel_multiples": [1, 2, 4]}, "channel_multiples"),
+        ({"encoder_hidden_size": 64}, "encoder_hidden_size=64"),
+        ({"downsampling_ratios": []}, "downsampling_ratios"),
+        ({"downsampling_ratios": [0] * 5}, "downsampling_ratios"),
+        ({"audio_channels": 0}, "audio_channels=0"),
+    ],
+)
+def test_wrong_sizes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OobleckConfig.from_dict({"_class_name": "AutoencoderOobleck"} | changes)
+
+
+def test_tiles_with_enough_overlap_change_nothing(oobleck: Oobleck) -> None:
+    latents = normal(torch.Generator().manual_seed(1), 2, 101, 4)
+    audio = oobleck.decode(latents)
+    torch.testing.assert_close(tiled_decode(oobleck, latents, chunk=60, overlap=25), audio, atol=1e-6, rtol=1e-5)
+    expected, tiled = oobleck.encode(audio), tiled_encode(oobleck, audio, chunk=480, overlap=200)
+    torch.testing.assert_close(tiled.mean, expected.mean, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(tiled.scale, expected.scale, atol=1e-6, rtol=1e-5)
+
+
+def test_tiled_is_an_autoencoder(oobleck: Oobleck) -> None:
+    tiled = Tiled(autoencoder=oobleck, decode_chunk=20, decode_overlap=4, encode_chunk=30, encode_overlap=6)
+    assert (tiled.hop, tiled.sample_rate, tiled.audio_channels, tiled.latent_channels) == (8, 800, 2, 4)
+    latents = normal(torch.Generator().manual_seed(1), 1, 50, 4)
+    assert torch.equal(tiled.decode(latents), tiled_decode(oobleck, latents, 20, 4))
+    audio = oobleck.decode(latents)
+    assert torch.equal(tiled.encode(audio).mean, tiled_encode(oobleck, audio, 240, 48).mean)
+    assert torch.equal(tiled.decode(latents[:, :20]), oobleck.decode(latents[:, :20]))
+
+
+def test_overlap_that_leaves_nothing_is_refused(oobleck: Oobleck) -> None:
+    with pytest.raises(ValueError, match="chunk=8"):
+        tiled_decode(oobleck, torch.zeros(1, 20, 4), chunk=8, overlap=64)

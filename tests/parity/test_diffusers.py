@@ -1,0 +1,189 @@
+"""Against an independent implementation: the same random weights through ours and through diffusers' port.
+
+Its XL condition encoder is left out: it never prepends the timbre token that the XL checkpoints were trained with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.types import Conditions
+
+pytest.importorskip("diffusers", reason="a development dependency")
+
+from diffusers import AutoencoderOobleck
+from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
+from diffusers.pipelines.ace_step.modeling_ace_step import AceStepConditionEncoder
+
+TOLERANCE = 1e-5
+RENAMES = {
+    "q_proj": "to_q",
+    "k_proj": "to_k",
+    "v_proj": "to_v",
+    "o_proj": "to_out.0",
+    "q_norm": "norm_q",
+    "k_norm": "norm_k",
+    "proj_in.1": "proj_in_conv",
+    "proj_out.1": "proj_out_conv",
+}
+SMALL = AceStepConfig(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    encoder_hidden_size=None,
+    encoder_intermediate_size=None,
+    encoder_num_attention_heads=None,
+    encoder_num_key_value_heads=None,
+    num_lyric_encoder_hidden_layers=2,
+    num_timbre_encoder_hidden_layers=1,
+    num_attention_pooler_hidden_layers=1,
+    sliding_window=4,
+    text_hidden_dim=24,
+    fsq_dim=32,
+    initializer_range=0.2,
+)
+WIDE = AceStepConfig(
+    hidden_size=80,
+    intermediate_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    encoder_hidden_size=64,
+    encoder_intermediate_size=96,
+    encoder_num_attention_heads=4,
+    encoder_num_key_value_heads=4,
+    num_lyric_encoder_hidden_layers=3,
+    num_timbre_encoder_hidden_layers=2,
+    sliding_window=11,
+    text_hidden_dim=40,
+    fsq_dim=64,
+    initializer_range=0.1,
+)
+
+
+@pytest.mark.parametrize("config", [SMALL, WIDE], ids=["single-width", "two-width"])
+@pytest.mark.parametrize("frames", [24, 61])
+@torch.no_grad()
+def test_decoder(config: AceStepConfig, frames: int) -> None:
+    generator = torch.Generator().manual_seed(frames)
+    ours = _network(config, generator)
+    stack = config.dit.stack
+    theirs = AceStepTransformer1DModel(
+        **_sizes(config.dit.stack),
+        num_hidden_layers=config.num_hidden_layers,
+        encoder_hidden_size=config.encoder.hidden_size,
+        layer_types=list(stack.layer_types),
+    )
+    theirs.load_state_dict(_renamed(ours.decoder))
+    x_t, context = _normal(generator, 2, frames, 64), _normal(generator, 2, frames, 128)
+    states = _normal(generator, 2, 9, config.encoder.hidden_size)
+    t, r = torch.tensor([0.3, 1.0]), torch.tensor([0.3, 0.25])
+    everything = torch.ones(2, frames, dtype=torch.bool)
+    conditions = Conditions(states=states, mask=everything[:, :9], context=context, frame_mask=everything)
+    expected = theirs(x_t, t, r, states, context, return_dict=False)[0]
+    torch.testing.assert_close(ours.velocity(x_t, t, conditions, r), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("tokens", [5, 40])
+@torch.no_grad()
+def test_single_width_condition_encoder(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    ours = _network(SMALL, generator)
+    theirs = AceStepConditionEncoder(
+        **_sizes(SMALL.encoder),
+        text_hidden_dim=SMALL.text_hidden_dim,
+        num_lyric_encoder_hidden_layers=SMALL.num_lyric_encoder_hidden_layers,
+        num_timbre_encoder_hidden_layers=SMALL.num_timbre_encoder_hidden_layers,
+    )
+    silence = {"silence_latent": theirs.silence_latent, "null_condition_emb": ours.null_condition_emb}
+    theirs.load_state_dict(_renamed(ours.encoder) | silence)
+    arguments = (
+        _normal(generator, 2, 7, SMALL.text_hidden_dim),
+        torch.arange(7) < torch.tensor([[7], [3]]),
+        _normal(generator, 2, tokens, SMALL.text_hidden_dim),
+        torch.arange(tokens) < torch.tensor([[2], [tokens]]),
+        _normal(generator, 3, 12, 64),
+        torch.tensor([1, 0, 1]),
+    )
+    states, mask = ours.encoder(*arguments)
+    expected, expected_mask = theirs(*arguments)
+    torch.testing.assert_close(states, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(mask, expected_mask.bool())
+
+
+@pytest.mark.parametrize(("ratios", "width"), [((2, 3), 8), ((2, 4, 5), 12)])
+@torch.no_grad()
+def test_oobleck(ratios: tuple[int, ...], width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    config = OobleckConfig(
+        encoder_hidden_size=width,
+        decoder_input_channels=width // 2,
+        decoder_channels=width,
+        downsampling_ratios=ratios,
+        channel_multiples=tuple(range(1, len(ratios) + 1)),
+    )
+    ours = Oobleck(config)
+    ours.init_weights(generator)
+    for name, parameter in ours.named_parameters():
+        if name.endswith(("alpha", "beta")):
+            parameter.normal_(0, 0.3, generator=generator)
+    theirs = AutoencoderOobleck(
+        encoder_hidden_size=width,
+        downsampling_ratios=list(ratios),
+        channel_multiples=list(config.channel_multiples),
+        decoder_channels=width,
+        decoder_input_channels=width // 2,
+        audio_channels=2,
+        sampling_rate=48000,
+    )
+    theirs.load_state_dict(ours.state_dict())
+    audio = _normal(generator, 2, 2, 7 * config.hop + 3)
+    posterior, expected = ours.encode(audio), theirs.encode(audio).latent_dist
+    torch.testing.assert_close(posterior.mean.mT, expected.mean, atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(posterior.scale.mT, expected.std, atol=TOLERANCE, rtol=TOLERANCE)
+    decoded = theirs.decode(posterior.mean.mT).sample
+    torch.testing.assert_close(ours.decode(posterior.mean), decoded, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def _network(config: AceStepConfig, generator: torch.Generator) -> AceStep:
+    network = AceStep(config).eval()
+    network.init_weights(generator)
+    for name, parameter in network.named_parameters():
+        if "norm" in name or name.endswith("bias"):  # start values of 1 and 0 would hide a missing one
+            parameter.add_(_normal(generator, *parameter.shape), alpha=0.1)
+    return network
+
+
+def _sizes(stack: Any) -> dict[str, Any]:
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "sliding_window",
+    )
+    return {name: getattr(stack, name) for name in names}
+
+
+def _renamed(module: nn.Module) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in module.state_dict().items():
+        for ours, theirs in RENAMES.items():
+            name = name.replace(ours, theirs)
+        renamed[name] = value
+    return renamed
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator)

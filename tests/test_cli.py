@@ -1,0 +1,77 @@
+"""``python -m acestep`` as a person uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.__main__ import SOME_SKIPPED, main
+from acestep.data import LatentStore
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    (tmp_path / "songs").mkdir()
+    soundfile.write(tmp_path / "songs" / "a.flac", np.zeros((48_000, 2)), 48_000)
+    (tmp_path / "songs" / "a.txt").write_text("silence", encoding="utf-8")
+    return tmp_path / "songs"
+
+
+def test_preprocess_then_again(songs: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["preprocess", str(songs), str(tmp_path / "store"), "--weights", str(tiny)]
+    assert main(command) == 0
+    assert "1 songs stored (1 s), 0 there before, 0 skipped" in capsys.readouterr().out
+    assert LatentStore(tmp_path / "store").song(0).caption == "silence"
+
+    (songs / "b.wav").write_text("no audio", encoding="utf-8")
+    assert main([*command, "--json", str(tmp_path / "counts.json")]) == SOME_SKIPPED
+    assert "skipped b.wav: b.wav: not an audio file" in capsys.readouterr().out
+    counts = json.loads((tmp_path / "counts.json").read_text(encoding="utf-8"))
+    assert (counts["stored"], counts["kept"], [skip["file"] for skip in counts["skipped"]]) == (0, 1, ["b.wav"])
+
+
+def test_workers_find_the_weights(songs: Path, tiny: Path, tmp_path: Path) -> None:
+    assert main(["preprocess", str(songs), str(tmp_path / "store"), "--weights", str(tiny), "--workers", "1"]) == 0
+
+
+def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
+    assert main(["synth", str(tmp_path / "world"), "--songs", "2", "--seed", "3"]) == 0
+    assert main(["preprocess", str(tmp_path / "world"), str(tmp_path / "store"), "--weights", str(tiny)]) == 0
+    row = LatentStore(tmp_path / "store").row(0)
+    assert row["caption"]
+    assert row["bpm"]
+    assert json.loads(row["truth"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preprocess", "{songs}", "{store}", "--weights", "nowhere"], "weights=nowhere"),
+        (["preprocess", "{empty}", "{store}", "--weights", "{tiny}"], "no audio file in it"),
+        (["preprocess", "{songs}", "{store}", "--weights", "{tiny}", "--workers", "-1"], "workers=-1"),
+        (["synth", "{store}", "--songs", "0"], "songs=0"),
+    ],
+)
+def test_a_wrong_input_is_one_sentence(
+    songs: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    names = {"songs": songs, "store": tmp_path / "store", "empty": tmp_path / "empty", "tiny": tiny}
+    assert main([argument.format(**names) for argument in arguments]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
+
+
+def test_a_folder_where_nothing_can_be_used_is_an_error(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.wav").write_text("no audio", encoding="utf-8")
+    assert main(["preprocess", str(tmp_path / "songs"), str(tmp_path / "store"), "--weights", str(tiny)]) == 1
+    assert "no song could be used" in capsys.readouterr().err

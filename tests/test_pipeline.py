@@ -1,0 +1,110 @@
+"""Songs to audio: the same whatever the batch, refused before anything is made, and saved to make the same again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import acestep
+from acestep.flow import APG, SDE, Euler, NoGuidance, Sampler, Shifted
+from acestep.pipeline import Normalize, Pipeline, levelled
+from acestep.types import Song
+
+SONGS = [
+    Song(caption="loud guitar", seconds=0.5, seed=3),
+    Song(caption="a longer caption", lyrics="[verse]\nla la", seconds=1.0, seed=4, language="English", bpm=120),
+    Song(caption="piano", seconds=0.64, seed=3, key="f# Minor"),
+]
+SAMPLER = Sampler(Shifted(steps=3, shift=2.0), Euler(), APG(scale=3.0))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny: Path) -> Pipeline:
+    return Pipeline.from_pretrained(tiny)
+
+
+@pytest.mark.parametrize("solver", [Euler(), SDE()])
+def test_a_song_does_not_hear_its_batch(pipeline: Pipeline, solver: Euler | SDE) -> None:
+    songs = [pipeline.resolve(song) for song in SONGS]
+    sampler = Sampler(Shifted(steps=3, shift=2.0), solver, APG(scale=3.0))
+    together = pipeline.latents(songs, sampler)
+    for song, latents in zip(songs, together, strict=True):
+        (alone,) = pipeline.latents([song], sampler)
+        torch.testing.assert_close(latents, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_songs_come_in_order_with_what_was_made(pipeline: Pipeline) -> None:
+    made = list(pipeline.generate(SONGS, SAMPLER, batch_size=2))
+    assert [audio.song.caption for audio in made] == [song.caption for song in SONGS]
+    assert [audio.seconds for audio in made] == [0.48, 1.0, 0.64]
+    assert made[0].song.seconds == 0.48
+    assert made[1].song.language == "en"
+    assert made[2].song.key == "F# minor"
+    for audio in made:
+        assert audio.samples.shape[0] == 2
+        assert audio.samples.abs().max() <= 1
+
+
+def test_seeds_and_samplers_matter(pipeline: Pipeline) -> None:
+    first, second = (pipeline.latents([pipeline.resolve(Song(seed=seed))])[0] for seed in (0, 1))
+    assert not torch.allclose(first, second, atol=0.1)
+    other = pipeline.latents([pipeline.resolve(Song(seed=0))], Sampler(Shifted(steps=2), Euler(), NoGuidance()))[0]
+    assert not torch.allclose(first, other, atol=1e-3)
+
+
+def test_the_checkpoint_brings_length_and_sampler(pipeline: Pipeline) -> None:
+    assert pipeline.resolve(Song()).seconds == pipeline.lengths.default_seconds
+    assert pipeline.sampler.schedule == Shifted(steps=2, shift=1.0)
+
+
+@pytest.mark.parametrize(
+    ("song", "says"),
+    [
+        (Song(seconds=700), r"song.seconds=700: this checkpoint makes 0.2 to 4 s"),
+        (Song(seconds=0.1), r"song.seconds=0.1"),
+        (Song(seconds=float("nan")), r"song.seconds=nan"),
+        (Song(bpm=1000), r"song.bpm=1000"),
+    ],
+)
+def test_a_bad_song_is_refused_before_any_is_made(pipeline: Pipeline, song: Song, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pipeline.generate([Song(), song])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        pipeline.generate([Song()], batch_size=0)
+
+
+def test_saved_parts_make_the_same_song(pipeline: Pipeline, tmp_path: Path) -> None:
+    again = Pipeline.from_pretrained(pipeline.save(tmp_path / "run" / "weights").parent)
+    (here,), (there,) = (list(each.generate(SONGS[:1])) for each in (pipeline, again))
+    assert torch.equal(here.samples, there.samples)
+    half = Pipeline.from_pretrained(pipeline.save(tmp_path / "half", torch.float16), dtype="bfloat16")
+    assert next(half.network.parameters()).dtype is torch.bfloat16
+    assert next(iter(half.generate(SONGS[:1]))).samples.isfinite().all()
+
+
+def test_audio_of_any_kind_is_encoded(pipeline: Pipeline) -> None:
+    mono = acestep.Audio(torch.randn(1, 22_050).clamp(-1, 1), 44_100)
+    posterior = pipeline.encode(mono)
+    assert posterior.mean.shape == (1, 12, 64)
+    assert pipeline.decode(posterior.mean).shape == (1, 2, 12 * 1920)
+
+
+def test_levels() -> None:
+    loud, quiet, silent = torch.tensor([[2.0, -4.0]]), torch.tensor([[0.1]]), torch.zeros(1, 3)
+    assert float(levelled(loud, Normalize.none).abs().max()) == 1
+    assert levelled(quiet, Normalize.none) is quiet
+    for samples in (loud, quiet):
+        assert float(levelled(samples, Normalize.peak).abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert levelled(silent, Normalize.peak) is silent
+
+
+def test_the_package_shows_its_names_and_imports_nothing_heavy() -> None:
+    assert acestep.Pipeline is Pipeline
+    with pytest.raises(AttributeError, match="has no attribute 'Pipelin'"):
+        acestep.Pipelin  # noqa: B018 (the access is the test)
+    code = "import sys, acestep; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
