@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from acestep.config.run import build, built_values, main, start
+from acestep.config.folder import start
+from acestep.config.run import build, built_values, check, main
 from acestep.data import autoencoder_settings
 from acestep.training.data import LatentData
 from acestep.training.dit import DiTModule, Optimization
@@ -14,6 +15,7 @@ from acestep.training.fit import fit, load_pipeline, save_result, select_trained
 @main("train")
 def train(cfg: DictConfig) -> None:
     """Build the parts, open the run folder, train, write the result."""
+    check(cfg)
     pipeline = load_pipeline(cfg.weights, build(cfg.model), cfg.network, cfg.seed)
     adapter = build(cfg.adapter) or None
     select_trained(pipeline.network, cfg.trainable, adapter, cfg.seed)

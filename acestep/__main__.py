@@ -38,13 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def synth(options: argparse.Namespace) -> int:
     """Write songs of the micro world."""
     from acestep.synth import write_world
+    from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 
+    instruments = options.instruments.split(",") if options.instruments else INSTRUMENTS
     with _progress() as bar:
         task = bar.add_task("songs", total=options.songs)
         write_world(
             options.folder,
             songs=options.songs,
             seed=options.seed,
+            annotation=ANNOTATIONS[options.annotation],
+            instruments=instruments,
             workers=options.workers,
             on_song=lambda done: bar.update(task, completed=done),
         )
@@ -66,6 +70,35 @@ def preprocess(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return _report(outcome, options.store)
+
+
+def foundation(options: argparse.Namespace) -> int:
+    """Make the frozen parts of the micro checkpoints, and the oracles."""
+    from acestep.config.compose import composed
+    from acestep.config.run import build
+    from acestep.micro import build_foundation
+
+    with _progress() as bar:
+        task = bar.add_task("songs", total=options.songs)
+        build_foundation(
+            options.folder,
+            build(composed("train", ["model=micro"]).model),
+            songs=options.songs,
+            seed=options.seed,
+            workers=options.workers,
+            on_song=lambda done: bar.update(task, completed=done),
+        )
+    print(options.folder)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    from acestep.demo import Demo, lines
+
+    summary = Demo()(options.folder, lambda text: print(text, flush=True))
+    print("\n".join(lines(summary)))
+    return 0
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -122,7 +155,35 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--songs", type=int, required=True, help="how many")
     command.add_argument("--seed", type=int, default=0, help="the same seed writes the same songs (default 0)")
     command.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
+    command.add_argument(
+        "--annotation",
+        choices=("curated", "web"),
+        default="curated",
+        help="curated: every song is described fully and truly (default); web: facts are missing or wrong",
+    )
+    command.add_argument("--instruments", metavar="A,B", help="only these, for instance accordion; default: the usual")
     command.set_defaults(command=synth)
+
+    command = commands.add_parser(
+        "foundation",
+        help="make the micro checkpoints' autoencoder, text encoder and oracles from nothing",
+        description="Fit the frozen parts of the micro checkpoints on micro-world songs; the network beside them is new. "
+        "train.py experiment=micro_base weights=FOLDER trains it.",
+    )
+    command.add_argument("folder", type=Path, help="where to")
+    command.add_argument("--songs", type=int, default=1800, help="how many to fit on (default 1800)")
+    command.add_argument("--seed", type=int, default=0, help="of songs and random weights (default 0)")
+    command.add_argument("--workers", type=int, default=1, help="processes that render and listen (default 1)")
+    command.set_defaults(command=foundation)
+
+    command = commands.add_parser(
+        "demo",
+        help="synthesise, fine-tune, train a LoRA, sweep guidance and write a report, in minutes",
+        description="Fine-tune the shipped micro base, train a LoRA on the result, sweep the guidance scale and write "
+        "FOLDER/report.html and FOLDER/summary.json. The same command goes on where it stopped.",
+    )
+    command.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default runs/demo")
+    command.set_defaults(command=demo)
 
     command = commands.add_parser(
         "preprocess",
@@ -143,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "convert",
         help="write a checkpoint in another layout",
-        description="Write a checkpoint in another layout, tensor by tensor. Known are the published folders, diffusers "
+        description="Write a checkpoint in another layout, tensor by tensor. Known are published folders, diffusers "
         "pipelines and our own run folders; numbers stay as they are, bit for bit, unless --dtype is given.",
     )
     command.add_argument("source", help="checkpoint folder, run folder, or the name of a shipped one")

@@ -66,7 +66,7 @@ def build_network(
 
 
 def build_autoencoder(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Autoencoder:
-    """The autoencoder, frozen."""
+    """The autoencoder, frozen; the spectral one counts phases, and so stays in float32."""
     if checkpoint.autoencoder is None:
         raise ValueError(_without(checkpoint, "autoencoder", "vae"))
     if checkpoint.autoencoder_class not in AUTOENCODERS:
@@ -75,6 +75,7 @@ def build_autoencoder(checkpoint: Checkpoint, device: torch.device | str, dtype:
             f"need one of {', '.join(AUTOENCODERS)}"
         )
     module, config = AUTOENCODERS[checkpoint.autoencoder_class]
+    dtype = torch.float32 if module is SpectralAutoencoder else dtype
     with torch.device("meta"):
         autoencoder = module(config(**checkpoint.autoencoder_config))
     load_into(autoencoder, checkpoint.autoencoder, dtype, f"{checkpoint.name} (autoencoder)")

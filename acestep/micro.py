@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
+from acestep.conditioning.prompt import INSTRUMENTAL, TEXT2MUSIC
 from acestep.conditioning.prompt import render as render_prompt
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.language import PAD
@@ -27,15 +28,29 @@ from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.synth import INSTRUMENTS, UNSEEN_INSTRUMENT, Oracles, draw_song, render
 from acestep.synth.oracles import OTHER, Observation, observe
 from acestep.synth.render import unknown_timbre
+from acestep.synth.world import MODES, TONICS, WORDS
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.save import save_checkpoint
 
 TEXT_WIDTH = 64
 VOCABULARY = 640
 MAX_SECONDS = 600.0
-CLOCK_FRAMES = 1_260  # a whole number of turns of each beat but one, so that longer songs tile without a jump
+CLOCK_FRAMES = 504  # a whole number of turns of most beats; longer songs tile it
 # Frames a turn of each hand of the silence clock: every plausible beat and its halves and doubles, then slower ones.
 CLOCK_PERIODS = (*range(5, 18), *range(18, 42, 2), 48, 64, 96, 144, 216, 324, 486)
+TEMPLATE = (
+    f"# Instruction\n{TEXT2MUSIC}\n\n# Caption",
+    "\n\n# Metas\n- bpm: ",
+    "\n- timesignature: ",
+    "\n- keyscale: ",
+    "\n- duration: ",
+    " seconds\n",
+    "# Languages\n",
+    "\n\n# Lyric\n",
+    "[verse]",
+    "[chorus]",
+    INSTRUMENTAL,
+)
 ALL_INSTRUMENTS = (*INSTRUMENTS, UNSEEN_INSTRUMENT)
 REJECT_SHARE = 0.08
 SAMPLER = {"schedule": {"class": "Shifted", "steps": 30, "shift": 1.0}, "guidance": {"class": "CFG", "scale": 3.0}}
@@ -111,6 +126,10 @@ def _write_text_encoder(folder: Path, seed: int, songs: int, generator: torch.Ge
         special_tokens=[AddedToken(PAD, special=True)],
         show_progress=False,
     )
+    # A fact is one token, and so is what every prompt says: else attention has to find ten words among a hundred.
+    facts = {word for words in WORDS.values() for word in words.values()} | {f"{t} {m}" for t in TONICS for m in MODES}
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in TEMPLATE])
+    tokenizer.add_tokens([AddedToken(text, lstrip=True, single_word=True, normalized=False) for text in sorted(facts)])
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {PAD}", special_tokens=[(PAD, tokenizer.token_to_id(PAD))]

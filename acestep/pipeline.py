@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from acestep.adapters import adapter_base, is_adapter, load_adapter
 from acestep.assembly import build_autoencoder, build_conditioner, build_network, build_sampler, choice, named_dtype
@@ -22,7 +23,7 @@ from acestep.flow.noise import SongNoise, song_generators
 from acestep.flow.sampler import OnStep, Sampler
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
-from acestep.models.tiling import tiled_decode
+from acestep.tiling import tiled_decode
 from acestep.types import Autoencoder, Conditions, Posterior, Song
 from acestep.units import frames_to_seconds, seconds_to_frames
 from acestep.weights.checkpoint import Checkpoint, Lengths
@@ -158,12 +159,14 @@ class Pipeline:
         """Latents of resolved ``songs``, made as one batch, each at its own length."""
         frames = [self._frames(song.seconds) for song in songs]
         weight = next(self.network.parameters())
-        inputs = self.conditioner.encode(songs, frames).to(weight.device, weight.dtype)
-        conditions = self.network.condition(inputs, self.conditioner.silence.to(weight))
         generators = song_generators([song.seed for song in songs])
         fresh = SongNoise(generators, frames, self.autoencoder.latent_channels, weight.device)
         sampler = sampler or self.sampler
-        made = sampler(self._velocity, fresh(), conditions, self.network.null(conditions), draw=fresh, on_step=on_step)
+        with _evaluating(self.network):
+            inputs = self.conditioner.encode(songs, frames).to(weight.device, weight.dtype)
+            conditions = self.network.condition(inputs, self.conditioner.silence.to(weight))
+            null = self.network.null(conditions)
+            made = sampler(self._velocity, fresh(), conditions, null, draw=fresh, on_step=on_step)
         return [latents[:length] for latents, length in zip(made, frames, strict=True)]
 
     @torch.no_grad()
@@ -199,6 +202,17 @@ class Pipeline:
     def _autoencoder_weight(self) -> Tensor:
         tensors = [*self.autoencoder.parameters(), *self.autoencoder.buffers()]
         return next(tensor for tensor in tensors if tensor.is_floating_point())
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode, then as it was: songs are also made in the midst of training."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def levelled(samples: Float[Tensor, "a s"], normalize: Normalize) -> Float[Tensor, "a s"]:

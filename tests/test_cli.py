@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from acestep.__main__ import SOME_SKIPPED, main
 from acestep.data import LatentStore
+from acestep.weights.open import open_checkpoint
 
 
 @pytest.fixture
@@ -75,3 +77,14 @@ def test_a_folder_where_nothing_can_be_used_is_an_error(
     (tmp_path / "songs" / "a.wav").write_text("no audio", encoding="utf-8")
     assert main(["preprocess", str(tmp_path / "songs"), str(tmp_path / "store"), "--weights", str(tiny)]) == 1
     assert "no song could be used" in capsys.readouterr().err
+
+
+def test_convert(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["convert", str(tiny), str(tmp_path / "half"), "--dtype", "float16"]
+    assert main(command) == 0
+    assert open_checkpoint(tmp_path / "half").network["decoder.norm_out.weight"].dtype is torch.float16
+    assert main(command) == 1
+    assert "exists; name a new folder" in capsys.readouterr().err
+    assert main(["convert", str(tiny), str(tmp_path / "other"), "--to", "upstream"]) == 1
+    assert "only the native layout can hold" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import acestep
+from acestep.adapters import LoRA, save_adapter
+from acestep.assembly import fingerprint
 from acestep.flow import APG, SDE, Euler, NoGuidance, Sampler, Shifted
 from acestep.pipeline import Normalize, Pipeline, levelled
 from acestep.types import Song
+from acestep.weights.open import folder_hash
 
 SONGS = [
     Song(caption="loud guitar", seconds=0.5, seed=3),
@@ -54,6 +57,15 @@ def test_seeds_and_samplers_matter(pipeline: Pipeline) -> None:
     assert not torch.allclose(first, second, atol=0.1)
     other = pipeline.latents([pipeline.resolve(Song(seed=0))], Sampler(Shifted(steps=2), Euler(), NoGuidance()))[0]
     assert not torch.allclose(first, other, atol=1e-3)
+
+
+def test_songs_in_the_midst_of_training(tiny: Path) -> None:
+    pipeline = Pipeline.from_pretrained(tiny)
+    LoRA(rank=2, dropout=0.5)(pipeline.network.decoder, torch.Generator().manual_seed(0))
+    song = pipeline.resolve(Song())
+    pipeline.network.train()
+    torch.testing.assert_close(pipeline.latents([song])[0], pipeline.latents([song])[0], atol=0, rtol=0)
+    assert pipeline.network.training
 
 
 def test_the_checkpoint_brings_length_and_sampler(pipeline: Pipeline) -> None:
@@ -108,3 +120,19 @@ def test_the_package_shows_its_names_and_imports_nothing_heavy() -> None:
         acestep.Pipelin  # noqa: B018 (the access is the test)
     code = "import sys, acestep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_adapter_is_loaded_on_its_base(pipeline: Pipeline, tiny: Path, tmp_path: Path) -> None:
+    adapted = Pipeline.from_pretrained(tiny)
+    generator = torch.Generator().manual_seed(0)
+    LoRA(rank=2)(adapted.network.decoder, generator)
+    for name, parameter in adapted.network.decoder.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(generator=generator)
+    run = tmp_path / "run"
+    save_adapter(adapted.network.decoder, run / "weights", str(tiny))
+    loaded = Pipeline.from_pretrained(run)
+    here, there, base = (each.latents([each.resolve(SONGS[0])])[0] for each in (adapted, loaded, pipeline))
+    assert torch.equal(here, there)
+    assert not torch.allclose(here, base, atol=1e-3)
+    assert fingerprint(run) not in (fingerprint(tiny), folder_hash(run / "weights"))

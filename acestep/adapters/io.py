@@ -1,4 +1,4 @@
-"""Adapters in folders: PEFT's own layout, readable by PEFT and diffusers, and beside it the name of the base weights."""
+"""Adapters in folders: PEFT's own layout, as PEFT and diffusers read it, and the name of the base weights."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def adapter_base(folder: Path) -> str:
     """Name or path of the weights that the adapter in ``folder`` was trained on; paths are relative to ``folder``."""
     path = folder / BASE_FILE
     if not path.is_file():
-        raise ValueError(f"{folder}: has no {BASE_FILE}, so the adapter's base weights are unknown; write one: "
-                         '{"weights": "name or path"}')
+        raise ValueError(
+            f"{folder}: has no {BASE_FILE}, so the adapter's base weights are unknown; write one: "
+            '{"weights": "name or path"}'
+        )
     base: str = json.loads(path.read_text(encoding="utf-8"))["weights"]
     return str((folder / base).resolve()) if (folder / base).is_dir() else base
 
@@ -47,7 +49,9 @@ def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
     aside.mkdir(parents=True)
     module.peft_config[ADAPTER].save_pretrained(aside)
     tensors = get_peft_model_state_dict(module, adapter_name=ADAPTER)
-    save_file({PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / TENSOR_FILE)
+    save_file(
+        {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / TENSOR_FILE
+    )
     reference = os.path.relpath(base, folder) if Path(base).is_dir() else base
     (aside / BASE_FILE).write_text(json.dumps({"weights": reference}, indent=2) + "\n", encoding="utf-8")
     if folder.exists():
@@ -65,6 +69,8 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
         here, there = wanted.get(name), tensors.get(name)
         if here is None or there is None or here.shape != there.shape:
             shapes = [None if value is None else list(value.shape) for value in (there, here)]
-            raise ValueError(f"{folder}: {name} is {shapes[0]} in the adapter and {shapes[1]} in the network; "
-                             "the adapter belongs to weights of another size")
+            raise ValueError(
+                f"{folder}: {name} is {shapes[0]} in the adapter and {shapes[1]} in the network; "
+                "the adapter belongs to weights of another size"
+            )
     set_peft_model_state_dict(module, tensors, adapter_name=ADAPTER)

@@ -62,7 +62,9 @@ class LoRA:
         linear = {name.rpartition(".")[2] for name, part in module.named_modules() if isinstance(part, nn.Linear)}
         unknown = [target for target in self.targets if target not in linear]
         if unknown:
-            raise ValueError(f"adapter.targets: no linear layer is called {unknown[0]}; there are {', '.join(sorted(linear))}")
+            raise ValueError(
+                f"adapter.targets: no linear layer is called {unknown[0]}; there are {', '.join(sorted(linear))}"
+            )
 
     def _config(self) -> LoraConfig:
         return LoraConfig(

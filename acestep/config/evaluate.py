@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from acestep.config.folder import write
 from acestep.config.infer import machine
-from acestep.config.run import build, write
+from acestep.config.run import build
 from acestep.config.sampling import build_sampler
 from acestep.evaluation.report import Part, write_report
 from acestep.evaluation.results import Results

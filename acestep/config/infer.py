@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from acestep.assembly import fingerprint
 from acestep.audio import SUBTYPES
-from acestep.config.run import write
+from acestep.config.folder import write
 from acestep.config.sampling import PARTS, build_sampler, describe
 from acestep.pipeline import Pipeline
 from acestep.types import Song

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from acestep import flow
 from acestep.adapters import LoRA
+from acestep.config.folder import identity
 from acestep.config.mains import TrainKeys
 from acestep.config.schema import store
 from acestep.evaluation.suite import Evaluation
 from acestep.models.acestep import AceStepConfig
-from acestep.types import Song
 from acestep.training.data import DataConfig
 from acestep.training.optim import AdamW, WarmupConstant, WarmupCosine
 from acestep.training.trainer import TrainerConfig
+from acestep.types import Song
 
 SCHEMAS = {
     "model": {"acestep": AceStepConfig},
@@ -41,8 +43,9 @@ SCHEMAS = {
 
 
 def register() -> None:
-    """Put every schema where the YAML files of its group find it, as ``NAME_schema``."""
+    """Put every schema where the YAML files of its group find it, as ``NAME_schema``, and name ``${identity:}``."""
     for group, classes in SCHEMAS.items():
         for name, cls in classes.items():
             store(group, f"{name}_schema", cls)
+    OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
     ConfigStore.instance().store(name="train_schema", node=TrainKeys, provider="acestep")

@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass, make_datacl
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING as REQUIRED
@@ -43,8 +43,8 @@ def _annotation(hint: Any) -> Any:
     if origin in (Union, UnionType):
         inner = [argument for argument in arguments if argument is not NoneType]
         known = _annotation(inner[0]) if len(inner) == 1 else Any
-        return Optional[known] if NoneType in arguments else known
-    if origin in (list, tuple) or inspect.isclass(origin) and issubclass(origin, (list, tuple)):
+        return Union[known, None] if NoneType in arguments else known  # noqa: UP007  OmegaConf reads no ``X | None``
+    if origin in (list, tuple) or (inspect.isclass(origin) and issubclass(origin, (list, tuple))):
         inner = {_annotation(argument) for argument in arguments if argument is not Ellipsis}
         return list[inner.pop()] if len(inner) == 1 else list[Any]
     if inspect.isclass(hint) and (hint in PRIMITIVES or issubclass(hint, Enum)):
@@ -60,9 +60,16 @@ def _default(source: Field, hint: Any) -> Any:
 
 
 def _value(value: Any, is_open: bool) -> Any:
-    """``value`` as OmegaConf can hold it: dataclasses as filled nodes (plain mappings where open), tuples as lists."""
+    """``value`` as OmegaConf can hold it: dataclasses as filled nodes, tuples as lists.
+
+    Where the field is open, a dataclass becomes a plain mapping of its class and what differs from the class's own
+    defaults: a mapping for another class is merged over it, and would meet foreign keys else.
+    """
     if is_dataclass(value):
-        filled = {f.name: _value(getattr(value, f.name), is_open) for f in fields(value) if f.init}
+        given = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        if is_open:
+            given = {f.name: given[f.name] for f in fields(value) if f.init and given[f.name] != f.default}
+        filled = {name: _value(part, is_open) for name, part in given.items()}
         return {"_target_": _path(type(value)), **filled} if is_open else node(type(value))(**filled)
     if isinstance(value, (tuple, list)):
         return [_value(item, is_open) for item in value]

@@ -11,20 +11,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from acestep.audio import Audio
+from acestep.tiling import tiled_encode
 from acestep.types import Autoencoder, Posterior
 
 
 def fitted(audio: Audio, autoencoder: Autoencoder) -> Float[Tensor, "a s"]:
     """The samples of ``audio`` with the channels and at the rate that ``autoencoder`` wants, clamped to [-1, 1].
 
-    Mono is duplicated, channels beyond the first two are dropped (upstream ``io_audio.py``).
+    Their dtype stays. Mono is duplicated, channels beyond the first two are dropped (upstream ``io_audio.py``).
     """
     channels = autoencoder.audio_channels
     samples = audio.samples.float()
     samples = samples.expand(channels, -1) if samples.shape[0] == 1 else samples[:channels]
     if audio.sample_rate != autoencoder.sample_rate:
         samples = torchaudio.functional.resample(samples, audio.sample_rate, autoencoder.sample_rate)
-    return samples.clamp(-1.0, 1.0)
+    return samples.clamp(-1.0, 1.0).to(audio.samples.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +44,14 @@ class TiledEncoder:
         if self.overlap < 0 or self.chunk <= 2 * self.overlap:
             raise ValueError(f"encoder.chunk={self.chunk}: need more than twice encoder.overlap={self.overlap}")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, audio: Audio, autoencoder: Autoencoder) -> Posterior:
         """The posterior of the whole of ``audio``, as a batch of one."""
         samples, hop = fitted(audio, autoencoder).to(_weight(autoencoder)), autoencoder.hop
         frames = samples.shape[-1] // hop
         if frames == 0:
             raise ValueError(f"{audio.seconds:.3f} s of audio: need at least one latent frame of {hop} samples")
-        if frames <= self.chunk:
-            return autoencoder.encode(samples[None, :, : frames * hop])
-        stride = self.chunk - 2 * self.overlap
-        means, scales = [], []
-        for start in range(0, frames, stride):
-            first, last = max(start - self.overlap, 0), min(start + stride + self.overlap, frames)
-            tile = autoencoder.encode(samples[None, :, first * hop : last * hop])
-            kept = slice(start - first, min(start + stride, frames) - first)
-            means.append(tile.mean[:, kept])
-            scales.append(tile.scale[:, kept])
-        return Posterior(torch.cat(means, 1), torch.cat(scales, 1))
+        return tiled_encode(autoencoder, samples[None, :, : frames * hop], self.chunk * hop, self.overlap * hop)
 
 
 def _weight(autoencoder: Autoencoder) -> Tensor:

@@ -48,12 +48,14 @@ class ClipStore:
     def make(self, prompts: Sequence[Prompt], cell: Cell, takes: int = 1) -> list[Clip]:
         """The clips of all prompts under ``cell``, in order, ``takes`` songs from different noise for each."""
         clips = [self._clip(prompt, take, cell) for prompt in prompts for take in range(takes)]
-        missing = [clip for clip in clips if not clip.excluded and not clip.path.is_file()]
-        if missing:
-            log.info("%s: making %d of %d songs", cell.label, len(missing), len(clips))
+        asked = [clip for clip in clips if not clip.excluded]
         failed: dict[str, str] = {}
-        for start in range(0, len(missing), self.batch_size):
-            failed |= self._generate(missing[start : start + self.batch_size])
+        # Batches are cut from all songs and made whole, so that a resumed evaluation rounds as an uninterrupted one.
+        batches = [asked[start : start + self.batch_size] for start in range(0, len(asked), self.batch_size)]
+        for number, batch in enumerate(batches, 1):
+            if not all(clip.path.is_file() for clip in batch):
+                log.info("%s: batch %d of %d", cell.label, number, len(batches))
+                failed |= self._generate(batch)
         return [replace(clip, excluded=failed.get(clip.key, clip.excluded)) for clip in clips]
 
     def _clip(self, prompt: Prompt, take: int, cell: Cell) -> Clip:

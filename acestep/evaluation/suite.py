@@ -79,6 +79,7 @@ class Evaluation:
             chance={name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
             left_out={**left_out, **scoring.unscorable(prompts)},
         )
+        scoring.check()
         rows = [row for made in clips.values() for row in scoring.rows(made)]
         sets = {label: scoring.sets(made) for label, made in clips.items()}
         return Results(settings, rows, sets)
@@ -126,6 +127,11 @@ class Scoring:
         self.setwise = {name: scorer for name, scorer in self.setwise.items() if name not in reasons}
         return reasons
 
+    def check(self) -> None:
+        """Let every metric refuse itself, on the reference recordings."""
+        for scorer in self.songwise.values():
+            scorer.check([self._hear(scorer.ear, path) for path in self.references])
+
     def rows(self, clips: Sequence[Clip]) -> Iterator[Row]:
         """One row for each clip: its scores, and its scores against the words of other prompts."""
         made = [clip for clip in clips if not clip.excluded]
@@ -134,7 +140,6 @@ class Scoring:
         for name, scorer in self.songwise.items():
             scored = [clip for clip in made if scorer.applies(clip.prompt)]
             heard = [self._hear(scorer.ear, clip.path) for clip in scored]
-            scorer.check(*_distinct(scored, heard))
             for clip, one in zip(scored, heard, strict=True):
                 scores[clip.key] |= _named(name, scorer.score(one, clip.prompt))
             for clip, one, others in zip(scored, heard, _others([clip.prompt for clip in scored]), strict=True):
@@ -180,12 +185,6 @@ def _others(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     strides = sorted({max(1, round(n * (k + 1) / (SHUFFLES + 1))) for k in range(SHUFFLES)})
     picked = [[prompts[(i + stride) % n] for stride in strides] for i in range(n)]
     return [[other for other in others if other.id != own.id] for own, others in zip(prompts, picked, strict=True)]
-
-
-def _distinct(clips: Sequence[Clip], heard: Sequence[Heard]) -> tuple[list[Heard], list[Prompt]]:
-    """One clip of each prompt: what a tripwire for collapsed embedders may compare."""
-    first = {clip.prompt.id: index for index, clip in reversed(list(enumerate(clips)))}
-    return [heard[i] for i in first.values()], [clips[i].prompt for i in first.values()]
 
 
 def _mean(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

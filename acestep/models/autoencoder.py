@@ -194,7 +194,7 @@ class OobleckEncoder(nn.Module):
         self.snake1 = Snake(channels[-1])
         self.conv2 = Conv(channels[-1], width, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b a s"]) -> Float[Tensor, "b 2*c t"]:
+    def forward(self, x: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
         """Means, then scales before their softplus."""
         x = self.conv1(x)
         for block in self.block:

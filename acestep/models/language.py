@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class TextEncoder(nn.Module):
         """Stays in evaluation mode: the encoder is frozen."""
         return super().train(False)
 
-    def _apply(self, fn, recurse: bool = True) -> TextEncoder:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextEncoder:
         self._kept.clear()
         self._kept_bytes = 0
         return super()._apply(fn, recurse)

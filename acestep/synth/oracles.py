@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -105,7 +107,7 @@ def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
     return out.flatten()
 
 
-def _onsets(pulse: Float[Tensor, "p b"]) -> Float[Tensor, "p b"]:
+def _onsets(pulse: Float[Tensor, "p b"]) -> Float[Tensor, "q b"]:
     return (pulse[3:] - pulse[:-3]).clamp_min(0)
 
 
@@ -200,8 +202,11 @@ class Readout:
         return (rows @ self.weight + self.bias).argmax(-1)
 
 
-Observation = dict[str, tuple[Float[Tensor, "n f"], list[int]]]
-"""Of one song, by factor: the features its oracle looks at, and the classes it should find in them."""
+Observation = dict[str, tuple[NDArray[np.float32], list[int]]]
+"""Of one song, by factor: the features its oracle looks at, and the classes it should find in them.
+
+Arrays, since tensors cross from process to process as open files, of which there are not enough.
+"""
 
 
 def observe(truth: Truth, samples: Float[Tensor, "a s"], instrument: str) -> Observation:
@@ -210,7 +215,8 @@ def observe(truth: Truth, samples: Float[Tensor, "a s"], instrument: str) -> Obs
     seen = {}
     for factor, names in CLASSES.items():
         answers = [instrument] if factor == "instrument" else _answers(truth, factor)
-        seen[factor] = _features(spectra, factor, _spans(truth, factor)), [names.index(name) for name in answers]
+        rows = _features(spectra, factor, _spans(truth, factor)).numpy()
+        seen[factor] = rows, [names.index(name) for name in answers]
     return seen
 
 
@@ -225,7 +231,7 @@ class Oracles:
         """Fit every factor on observed songs of known truth."""
         readouts = {}
         for factor, names in CLASSES.items():
-            rows = torch.cat([observation[factor][0] for observation in observations])
+            rows = torch.from_numpy(np.concatenate([observation[factor][0] for observation in observations]))
             labels = torch.tensor([label for observation in observations for label in observation[factor][1]])
             readouts[factor] = Readout.fit(rows, labels, len(names))
         return cls(readouts)

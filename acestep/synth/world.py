@@ -138,7 +138,7 @@ class Annotation:
 
 
 CURATED = Annotation()
-WEB = Annotation(omitted=0.3, wrong=0.2)
+WEB = Annotation(omitted=0.25, wrong=0.1)
 ANNOTATIONS = {"curated": CURATED, "web": WEB}
 
 

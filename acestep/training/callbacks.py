@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.data import LatentBatch
+from acestep.evaluation.files import write_json
 from acestep.flow.sampler import Sampler
 
 
@@ -105,7 +104,7 @@ class History(Callback):
         losses = [values["val/loss"] for values in self.losses.values()]
         if trainer.is_global_zero and losses:
             found = {"val_loss": {"first": losses[0], "last": losses[-1], "best": min(losses)}, "steps": self.losses}
-            _write(self.path, json.dumps(found, indent=2) + "\n")
+            write_json(self.path, found)
 
     def state_dict(self) -> dict[str, Any]:
         """The history so far, for a checkpoint."""
@@ -139,7 +138,7 @@ class SampleSongs(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Generate, if it is time."""
-        if trainer.sanity_checking or not trainer.state.fn == "fit" or not self.every:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every:
             return
         self._validations += 1
         if self._validations % self.every or not trainer.is_global_zero:
@@ -164,10 +163,3 @@ def _hear(trainer: Trainer, name: str, audio: Audio) -> None:
     for logger in trainer.loggers:
         if hasattr(logger, "log_song"):
             logger.log_song(name, audio, trainer.global_step)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

@@ -64,8 +64,9 @@ class DiTModule(LightningModule):
     def training_step(self, batch: LatentBatch, index: int) -> dict[str, Tensor]:
         """One batch's loss; per song beside it, for whoever watches."""
         conditions, generators = self.conditions(batch), self.generators(index, len(batch))
-        loss = self.objective(self.network.velocity, latents(batch, generators), conditions,
-                              self.network.null(conditions), generators)
+        loss = self.objective(
+            self.network.velocity, latents(batch, generators), conditions, self.network.null(conditions), generators
+        )
         return {"loss": loss.mean, "per_song": loss.per_song.detach(), "t": loss.t}
 
     def validation_step(self, batch: LatentBatch, index: int) -> None:
@@ -105,7 +106,10 @@ class DiTModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by global norm, and keep the norm from before."""
         trained = [p for p in self.network.parameters() if p.grad is not None]
@@ -148,4 +152,6 @@ def freeze(network: nn.Module, trainable: str) -> None:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(pattern.search(name) is not None)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError(f"trainable={trainable}: finds no parameter; names look like {next(iter(network.state_dict()))}")
+        raise ValueError(
+            f"trainable={trainable}: finds no parameter; names look like {next(iter(network.state_dict()))}"
+        )

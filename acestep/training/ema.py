@@ -36,7 +36,9 @@ class EMA(Callback):
             self.average = {name: value.detach().float().clone() for name, value in trained.items()}
             self._step = trainer.global_step
         if self.average.keys() != trained.keys():
-            raise ValueError("run.dir: its checkpoint averages other parameters than this config trains; start in a new one")
+            raise ValueError(
+                "run.dir: its checkpoint averages other parameters than this config trains; start in a new one"
+            )
         self.average = {name: value.to(trained[name].device) for name, value in self.average.items()}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:

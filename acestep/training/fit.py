@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -54,7 +55,7 @@ def select_trained(network: AceStep, trainable: str, adapter: Adapter | None, se
 
 
 def fit(trainer: Trainer, module: DiTModule, data: LatentData, checkpoint: Path | None, last: Path) -> None:
-    """Train to the end, from the start or from ``checkpoint``; a first validation before, the checkpoint ``last`` after."""
+    """Train to the end, from the start or from ``checkpoint``; a validation before, the checkpoint ``last`` after."""
     step = -1
     if checkpoint:
         step = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["global_step"]
@@ -62,7 +63,9 @@ def fit(trainer: Trainer, module: DiTModule, data: LatentData, checkpoint: Path 
         logger.rewind(step)
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     trainer.save_checkpoint(last, weights_only=False)
 
 

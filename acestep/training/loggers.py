@@ -84,8 +84,9 @@ class WandB(WandbLogger):
     def __init__(self, folder: str, project: str, name: str, offline: bool) -> None:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        super().__init__(save_dir=folder, project=project, name=name, id=path.resolve().parent.name, resume="allow",
-                         offline=offline)
+        super().__init__(
+            save_dir=folder, project=project, name=name, id=path.resolve().parent.name, resume="allow", offline=offline
+        )
 
     def rewind(self, step: int) -> None:
         """Nothing to do: Weights & Biases ignores steps it has seen."""

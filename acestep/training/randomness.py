@@ -8,7 +8,7 @@ import torch
 
 
 def derived_seed(*counters: int | str) -> int:
-    """A seed for ``torch.Generator`` that is a function of ``counters`` alone; unequal counters give unrelated seeds."""
+    """A seed that is a function of ``counters`` alone; unequal counters give unrelated seeds."""
     digest = hashlib.sha256("/".join(map(str, counters)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

@@ -16,6 +16,7 @@ from acestep.evaluation.suite import Evaluation
 from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, save
 from acestep.pipeline import Pipeline
 from acestep.synth import Oracles, draw_song, render, write_world
+from acestep.synth.oracles import observe
 from acestep.weights.checkpoint import Lengths
 
 SONGS = 5
@@ -41,7 +42,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
     examples = []
     for index in range(24):
         truth, _ = draw_song(99, index)
-        examples.append((truth, torch.from_numpy(render(truth)), truth.instrument))
+        examples.append(observe(truth, torch.from_numpy(render(truth)), truth.instrument))
     Oracles.fit(examples).save(folder / "oracles.safetensors")
     towers = TwoTower(TwoTowerConfig())
     towers.init_weights(torch.Generator().manual_seed(0))
@@ -54,7 +55,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluation(world: Path, metrics: Mapping[str, object]) -> Evaluation:
     """Two guidance scales over all songs of the world."""
     return Evaluation(

@@ -115,9 +115,7 @@ def with_replacement(windows: Tensor, draw: torch.Generator) -> float:
 
 def test_extrapolation_draws_whole_songs():
     """50 songs of 40 windows that share 90 % of their variance: windows are not independent, songs are."""
-    songs = [
-        math.sqrt(0.9) * normal(1, 64, seed) + math.sqrt(0.1) * normal(40, 64, 1000 + seed) for seed in range(50)
-    ]
+    songs = [math.sqrt(0.9) * normal(1, 64, seed) + math.sqrt(0.1) * normal(40, 64, 1000 + seed) for seed in range(50)]
     by_song = fad_infinity(songs, exact(64), generator()).value
     by_window = fad_infinity(list(torch.cat(songs)[:, None]), exact(64), generator()).value
     assert by_window > 15

@@ -37,7 +37,9 @@ def test_seeds_follow_names_and_not_places(world: Path):
 
 def test_lists(tmp_path: Path):
     path = tmp_path / "prompts.jsonl"
-    path.write_text('{"caption": "a", "seconds": 6, "seed": 5}\n\n{"id": "two", "caption": "b", "recording": "x.flac"}\n')
+    path.write_text(
+        '{"caption": "a", "seconds": 6, "seed": 5}\n\n{"id": "two", "caption": "b", "recording": "x.flac"}\n'
+    )
     one, two = ListPrompts(path=str(path)).load(LENGTHS)
     assert (one.id, one.song.seed, one.song.seconds, one.recording) == ("0001", 5, 6, None)
     assert (two.id, two.recording) == ("two", tmp_path / "x.flac")

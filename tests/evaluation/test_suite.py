@@ -33,7 +33,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("evaluation")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def results(evaluation: Evaluation, pipeline: Pipeline, out: Path) -> Results:
     return evaluation(pipeline, pipeline.sampler, out)
 
@@ -68,9 +68,11 @@ def test_the_same_evaluation_resumed_is_identical(
         path.unlink()
     made = []
     generate = Pipeline.generate
-    monkeypatch.setattr(Pipeline, "generate", lambda self, songs, *a, **k: made.extend(songs) or generate(self, songs, *a, **k))
+    monkeypatch.setattr(
+        Pipeline, "generate", lambda self, songs, *a, **k: made.extend(songs) or generate(self, songs, *a, **k)
+    )
     assert evaluation(pipeline, pipeline.sampler, out).summary() == summary
-    assert 0 < len(made) <= len(clips[::4])
+    assert 0 < len(made) < 10
     made.clear()
     assert evaluation(pipeline, pipeline.sampler, out).summary() == summary
     assert made == []

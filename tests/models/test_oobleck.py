@@ -9,7 +9,7 @@ import torch
 from networks import normal
 
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.models.tiling import Tiled, tiled_decode, tiled_encode
+from acestep.tiling import Tiled, tiled_decode, tiled_encode
 
 TINY = OobleckConfig(
     encoder_hidden_size=8,

@@ -61,8 +61,7 @@ def run(tiny: Path, store: Path) -> Run:
         callbacks: Sequence[Callback] = (),
         ema: bool = False,
         accumulate: int = 1,
-        batch_size: int = 2,
-        workers: int = 0,
+        **data: int,
     ) -> DiTModule:
         torch.manual_seed(torch.seed())  # nothing may hang on the ambient seed
         pipeline = load_pipeline(str(tiny), Pipeline.from_pretrained(tiny).network.config, Start.pretrained, seed=1)
@@ -70,14 +69,20 @@ def run(tiny: Path, store: Path) -> Run:
         objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
         optimization = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
         module = DiTModule(pipeline, objective, optimization, seed=1, validation_times=2)
-        config = DataConfig(path=str(store), batch_size=batch_size, held_out=2, workers=workers)
+        config = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
         periodic = ModelCheckpoint(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
         trainer = TrainerConfig(accelerator="cpu", max_steps=steps, accumulate=accumulate, validate_every=3)(
             [periodic, *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
         )
-        trainer.progress_bar_callback and trainer.progress_bar_callback.disable()
+        trainer.progress_bar_callback.disable()
         found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        fit(trainer, module, LatentData(config, seed=1), found[-1] if found else None, folder / "checkpoints" / "last.ckpt")
+        fit(
+            trainer,
+            module,
+            LatentData(config, seed=1),
+            found[-1] if found else None,
+            folder / "checkpoints" / "last.ckpt",
+        )
         return module
 
     return _run

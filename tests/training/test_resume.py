@@ -16,7 +16,7 @@ from acestep.training.dit import DiTModule
 LORA = LoRA(rank=2, alpha=4, dropout=0.2)
 
 
-class Interrupted(Exception):
+class BrokenOffError(Exception):
     """What a kill is to a test."""
 
 
@@ -28,7 +28,7 @@ class InterruptAt(Callback):
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         if trainer.global_step == self.step:
-            raise Interrupted
+            raise BrokenOffError
 
 
 def weights(module: DiTModule) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def assert_same_bits(one: DiTModule, other: DiTModule) -> None:
 
 
 def broken_off_and_resumed(run, folder: Path, at: int, **settings) -> DiTModule:
-    with pytest.raises(Interrupted):
+    with pytest.raises(BrokenOffError):
         run(folder, callbacks=[InterruptAt(at)], **settings)
     assert list((folder / "checkpoints").glob("*.ckpt"))
     return run(folder, **settings)

@@ -22,7 +22,7 @@ MIN_OVERLAP_FRAMES = 4
 def tiled_encode(autoencoder: Autoencoder, audio: Float[Tensor, "b a s"], chunk: int, overlap: int) -> Posterior:
     """``autoencoder.encode`` in tiles of ``chunk`` samples that share ``overlap`` samples with either neighbour."""
 
-    def moments(tile: Float[Tensor, "b a s"]) -> Float[Tensor, "b 2*c t"]:
+    def moments(tile: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
         posterior = autoencoder.encode(tile)
         return torch.cat([posterior.mean, posterior.scale], dim=-1).transpose(1, 2)
 

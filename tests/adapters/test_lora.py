@@ -1,0 +1,122 @@
+"""Adapters: nothing at first, everything after a round trip, and a folder that PEFT itself reads."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from acestep.adapters import LoRA, adapter_base, load_adapter, save_adapter
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.out = nn.Linear(6, 8), nn.Linear(8, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.q_proj(x)))
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def block() -> Block:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Block()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(5, 6, generator=generator())
+
+
+VARIANTS = [LoRA(rank=2, targets=("q_proj", "out"), **kind) for kind in ({}, {"rslora": True}, {"dora": True})]
+
+
+def trained(block: Block, adapter: LoRA) -> Block:
+    """``block`` with an adapter whose numbers are none of their start values."""
+    adapter(block, generator())
+    for parameter in block.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator())
+    return block
+
+
+@pytest.mark.parametrize("adapter", VARIANTS)
+def test_an_adapter_changes_nothing_at_first_and_trains_alone(block: Block, x: torch.Tensor, adapter: LoRA) -> None:
+    before = block(x)
+    adapter(block, generator())
+    torch.testing.assert_close(block(x), before)
+    names = {name for name, parameter in block.named_parameters() if parameter.requires_grad}
+    assert names
+    assert all("lora_" in name for name in names)
+
+
+def test_start_values_come_from_the_generator_alone(block: Block) -> None:
+    other = copy.deepcopy(block)
+    state = torch.random.get_rng_state()
+    LoRA(rank=2, targets=("q_proj",))(block, generator())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(123)
+    LoRA(rank=2, targets=("q_proj",))(other, generator())
+    for one, two in zip(block.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("adapter", VARIANTS)
+def test_saved_and_loaded_it_gives_the_same_output(
+    block: Block, x: torch.Tensor, adapter: LoRA, tmp_path: Path
+) -> None:
+    fresh = copy.deepcopy(block)
+    before = fresh(x)
+    trained(block, adapter)
+    save_adapter(block, tmp_path / "adapter", "micro")
+    load_adapter(fresh, tmp_path / "adapter")
+    assert torch.equal(fresh(x), block(x))
+    assert not torch.allclose(fresh(x), before)
+
+
+def test_peft_reads_the_folder(block: Block, x: torch.Tensor, tmp_path: Path) -> None:
+    fresh = copy.deepcopy(block)
+    trained(block, VARIANTS[0])
+    save_adapter(block, tmp_path / "adapter", "micro")
+    torch.testing.assert_close(PeftModel.from_pretrained(fresh, str(tmp_path / "adapter"))(x), block(x))
+
+
+def test_an_adapter_on_bf16_weights_is_fp32(block: Block) -> None:
+    LoRA(rank=2, targets=("q_proj",))(block.to(torch.bfloat16), generator())
+    assert {p.dtype for p in block.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_the_base_is_a_name_or_a_path_relative_to_the_adapter(block: Block, tmp_path: Path) -> None:
+    LoRA(rank=2, targets=("q_proj",))(block, generator())
+    (tmp_path / "base").mkdir()
+    assert adapter_base(save_adapter(block, tmp_path / "one", "micro")) == "micro"
+    assert adapter_base(save_adapter(block, tmp_path / "run" / "two", str(tmp_path / "base"))) == str(tmp_path / "base")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert adapter_base(tmp_path / "moved" / "two") == str(tmp_path / "base")
+
+
+def test_an_adapter_for_another_size_is_refused(block: Block, tmp_path: Path) -> None:
+    LoRA(rank=2, targets=("q_proj",))(block, generator())
+    save_adapter(block, tmp_path / "adapter", "micro")
+    narrow = nn.Module()
+    narrow.q_proj = nn.Linear(4, 8)
+    with pytest.raises(ValueError, match="belongs to weights of another size"):
+        load_adapter(narrow, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rank", 0), ("dropout", 1.0), ("targets", ()), ("targets", ("nothing",))]
+)
+def test_impossible_settings_are_refused(block: Block, field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"adapter.{field}"):
+        LoRA(**{field: value})(block, generator())

@@ -1,0 +1,89 @@
+"""Every config that is shipped composes, validates and builds; the 4 B network on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from acestep.config import registry
+from acestep.config.folder import identity
+from acestep.config.run import CONFIGS, build
+from acestep.flow import FlowMatching
+from acestep.models.acestep import AceStep
+from acestep.training.fit import Start
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+TRAINING = ("timesteps", "objective", "optimizer", "lr", "trainer", "adapter", "data")
+SAMPLING = ("schedule", "solver", "guidance")
+GROUPS = TRAINING + SAMPLING
+OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONFIGS / g).glob("*.yaml")) if p.stem != "own"]
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    registry.register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def composed(overrides: Sequence[str] = ()) -> DictConfig:
+    return compose("train", ["data.path=store", "weights=micro", *overrides])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_composes_and_its_parts_build(experiment: str) -> None:
+    cfg = composed([f"experiment={experiment}"])
+    assert cfg.name == experiment
+    assert isinstance(cfg.network, Start)
+    for group in ("objective", "optimizer", "lr", "data", "trainer", "adapter"):
+        build(cfg[group])
+    with torch.device("meta"):
+        network = AceStep(build(cfg.model))
+    assert sum(parameter.numel() for parameter in network.parameters()) > 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_states_its_purpose_and_is_short(experiment: str) -> None:
+    lines = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")
+    assert len(lines) <= 30
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_a_group_builds(group: str, option: str) -> None:
+    main, needed = ("infer", []) if group in SAMPLING else ("train", ["data.path=store"])
+    build(compose(main, [f"{group}={option}", *needed])[group])
+
+
+@pytest.mark.parametrize(("model", "size"), [("xl_sft", 4.9e9), ("sft_2b", 2.3e9), ("micro", 2.1e6)])
+def test_the_models_have_their_sizes(model: str, size: float) -> None:
+    with torch.device("meta"):
+        network = AceStep(build(composed([f"model={model}"]).model))
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(size, rel=0.3)
+
+
+def test_the_timesteps_group_reaches_the_objective() -> None:
+    objective = build(composed(["timesteps=uniform", "timesteps.high=0.5"]).objective)
+    assert isinstance(objective, FlowMatching)
+    assert objective.timesteps.high == 0.5
+
+
+def test_a_default_spelt_out_is_the_same_run_and_a_machine_setting_too() -> None:
+    assert identity(composed()) == identity(composed(["optimizer.lr=1e-4"]))
+    assert identity(composed()) == identity(
+        composed(["trainer.accelerator=cpu", "data.workers=3", "run.dir=elsewhere"])
+    )
+    assert identity(composed()) != identity(composed(["optimizer.lr=2e-4"]))
+    assert composed().run.dir == f"runs/train-{identity(composed())}"
+
+
+def test_no_config_holds_an_absolute_path() -> None:
+    for path in Path(CONFIGS).rglob("*.yaml"):
+        assert ": /" not in path.read_text(), path

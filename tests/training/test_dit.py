@@ -1,0 +1,98 @@
+"""The module: what trains, what a step draws, what validation measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from acestep.pipeline import Pipeline
+from acestep.training.dit import freeze, latents
+from acestep.training.randomness import derived_generator, derived_seed
+
+
+class Draws(Callback):
+    """Keeps the songs, times and losses of every batch."""
+
+    def __init__(self) -> None:
+        self.songs: list[int] = []
+        self.times: list[float] = []
+        self.gradients: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        self.songs += batch.indices
+        self.times += outputs["t"].tolist()
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        grads = [p.grad.flatten() for p in module.network.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(grads).clone())
+
+
+@pytest.mark.parametrize(
+    ("trainable", "prefixes"),
+    [
+        (r"^decoder\.", ("decoder.",)),
+        (r"^(decoder|encoder)\.|^null_condition_emb$", ("decoder.", "encoder.", "null_condition_emb")),
+        (r"self_attn\..*_proj", ("decoder.layers", "encoder.", "tokenizer.", "detokenizer.")),
+    ],
+)
+def test_freeze_leaves_what_the_expression_finds(tiny: Path, trainable: str, prefixes: tuple[str, ...]) -> None:
+    network = Pipeline.from_pretrained(tiny).network
+    freeze(network, trainable)
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert names
+    assert all(name.startswith(prefixes) for name in names)
+
+
+def test_only_what_trains_changes(run, tiny: Path, tmp_path: Path) -> None:
+    before = Pipeline.from_pretrained(tiny).network.state_dict()
+    after = run(tmp_path, steps=2, trainable=r"^encoder\.").network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("encoder.") for name in changed)
+
+
+def test_the_null_embedding_trains_where_conditions_are_dropped(run, tiny: Path, tmp_path: Path) -> None:
+    before = Pipeline.from_pretrained(tiny).network.null_condition_emb
+    assert not torch.equal(run(tmp_path, steps=4).network.null_condition_emb, before)
+
+
+def test_accumulated_batches_draw_and_weigh_as_one_large_batch_of_equal_songs(run, tmp_path: Path) -> None:
+    large, small = Draws(), Draws()
+    run(tmp_path / "large", steps=1, batch_size=4, callbacks=[large])
+    run(tmp_path / "small", steps=1, batch_size=2, accumulate=2, callbacks=[small])
+    assert large.songs == small.songs
+    assert large.times == small.times
+
+
+def test_every_step_draws_anew(run, tmp_path: Path) -> None:
+    draws = Draws()
+    run(tmp_path, steps=6, callbacks=[draws])
+    assert len(set(draws.times)) == len(draws.times)
+
+
+def test_an_epoch_shows_every_song_once(run, tmp_path: Path) -> None:
+    draws = Draws()
+    run(tmp_path, steps=3, batch_size=3, callbacks=[draws])
+    assert len(set(draws.songs)) == 9
+
+
+def test_latents_are_draws_from_the_posterior(store: Path) -> None:
+    from acestep.data import LatentDataset, collate
+
+    batch = collate([LatentDataset(store)[index] for index in range(3)])
+    drawn = torch.stack([latents(batch, [derived_generator(n, row) for row in range(3)]) for n in range(200)])
+    valid = batch.frame_mask
+    torch.testing.assert_close(drawn.mean(0)[valid], batch.mean.float()[valid], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0)[valid], batch.scale.float()[valid], atol=0.03, rtol=0)
+    assert (drawn.transpose(0, 1)[~valid[:, None].expand(-1, 200, -1)] == 0).all()
+
+
+def test_seeds_of_different_counters_differ_and_stay() -> None:
+    seeds = {derived_seed(seed, name, step) for seed in range(5) for name in ("a", "b") for step in range(50)}
+    assert len(seeds) == 500
+    assert derived_seed(1, 23) != derived_seed(12, 3)
+    assert derived_seed(0, "training", 7) == derived_seed(0, "training", 7)
+    assert all(0 <= seed < 2**63 for seed in seeds)
