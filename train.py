@@ -27,7 +27,8 @@ def train(cfg: DictConfig) -> None:
     run = start(cfg, {"data": data.facts()})
     trainer = build(cfg.trainer)(built_values(cfg.callbacks), built_values(cfg.logger))
     fit(trainer, module, data, run.checkpoint, run.last)
-    save_result(pipeline, run.weights, adapter, cfg.weights)
+    if trainer.is_global_zero:
+        save_result(pipeline, run.weights, adapter, cfg.weights)
 
 
 if __name__ == "__main__":

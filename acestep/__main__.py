@@ -115,6 +115,26 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Say which checkpoint this is, and refuse one that is not whole."""
+    from acestep.verify import check_fingerprint, fingerprint_file
+    from acestep.verify import verify as verified
+
+    found = verified(options.weights, options.device, options.dtype)
+    print(f"family       {found.family}")
+    for part, count in {**found.parameters, "total": sum(found.parameters.values())}.items():
+        print(f"{part:<20}{count:>16,}")
+    print(f"sha256       {found.sha256}\nfingerprint  {found.fingerprint}")
+    beside = fingerprint_file(options.weights)
+    if options.save:
+        beside.write_text(found.fingerprint + "\n", encoding="utf-8")
+    expected = options.expect or (beside.read_text(encoding="utf-8").strip() if beside.is_file() else None)
+    if expected:
+        check_fingerprint(found.fingerprint, expected, options.dtype)
+    print("as expected" if expected else "whole; no fingerprint to compare with")
+    return 0
+
+
 def _progress() -> Progress:
     columns = BarColumn(), MofNCompleteColumn(), _SongsPerSecond(), TimeRemainingColumn()
     return Progress(*columns, console=Console(stderr=True), transient=True)
@@ -212,6 +232,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--to", default="native", help="native, upstream or diffusers (default native)")
     command.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as they are)")
     command.set_defaults(command=convert)
+
+    command = commands.add_parser(
+        "verify",
+        help="say which checkpoint this is and whether it is whole",
+        description="Name a checkpoint's family, count its parameters, hash every tensor, check that all numbers are "
+        "finite, and run one fixed forward pass, whose fingerprint is compared with --expect or with the one that is "
+        "kept in FOLDER.fingerprint.",
+        epilog="Exit status: 0 whole and as expected, 1 not.",
+    )
+    command.add_argument("weights", help="checkpoint folder, run folder, or the name of a shipped one")
+    command.add_argument("--expect", metavar="FINGERPRINT", help="what the forward pass should give")
+    command.add_argument("--save", action="store_true", help="keep the fingerprint in FOLDER.fingerprint")
+    command.add_argument("--device", default="cpu", help="where to run the pass (default cpu)")
+    command.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
+    command.set_defaults(command=verify)
     return parser
 
 

@@ -55,10 +55,7 @@ def build_network(
     made alone is the same either way, one made in a batch is only so when masked.
     """
     padding = choice("padding", Padding, padding or checkpoint.network_config.get("padding", Padding.masked))
-    try:
-        config = replace(AceStepConfig.from_dict(checkpoint.network_config), padding=padding)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"weights={checkpoint.name}: its config.json describes no network: {error}") from error
+    config = replace(_network_config(checkpoint), padding=padding)
     with torch.device("meta"):
         network = AceStep(config)
     load_into(network, checkpoint.network, dtype, checkpoint.name)
@@ -112,9 +109,23 @@ def fingerprint(weights: str | Path) -> str:
 
 
 def build_sampler(checkpoint: Checkpoint) -> Sampler:
-    """The checkpoint's usual sampler: its ``sampler`` entry names classes of ``acestep.flow`` and their fields."""
-    parts = {name: _built(spec, checkpoint.name) for name, spec in checkpoint.sampler.items()}
-    return replace(Sampler(), **parts)
+    """The checkpoint's usual sampler: its ``sampler`` entry names classes of ``acestep.flow`` and their fields.
+
+    What the entry leaves out is as the release has it: turbo's where the network's config says ``is_turbo``.
+    """
+    parts = {
+        name: spec if isinstance(spec, bool) else _built(spec, checkpoint.name)
+        for name, spec in checkpoint.sampler.items()
+    }
+    usual = Sampler.turbo() if _network_config(checkpoint).is_turbo else Sampler()
+    return replace(usual, **parts)
+
+
+def _network_config(checkpoint: Checkpoint) -> AceStepConfig:
+    try:
+        return AceStepConfig.from_dict(checkpoint.network_config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights={checkpoint.name}: its config.json describes no network: {error}") from error
 
 
 def _without(checkpoint: Checkpoint, part: str, folder: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import soundfile
@@ -43,6 +45,12 @@ class Audio:
         )
         os.replace(aside, path)
         return path
+
+    def _repr_html_(self) -> str:
+        """A player that carries the sound in itself: what a notebook shows where a cell ends with an ``Audio``."""
+        buffer = BytesIO()
+        soundfile.write(buffer, self.samples.T.float().cpu().numpy(), self.sample_rate, format="FLAC")
+        return f'<audio controls src="data:audio/flac;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
 
 
 def read_audio(path: str | Path) -> Audio:

@@ -73,7 +73,9 @@ class Demo:
             tell("fine-tuning the shipped base on the well-described songs")
             self._train("micro_sft", "micro_base", folder / "latents" / "sft", folder / "sft")
         with clock("lora"):
-            tell(f"training a LoRA on {self.style_songs} songs with {UNSEEN_INSTRUMENT}, which the model has never heard")
+            tell(
+                f"training a LoRA on {self.style_songs} songs with {UNSEEN_INSTRUMENT}, which the model has never heard"
+            )
             self._train("micro_lora", str(folder / "sft"), folder / "latents" / "style", folder / "lora")
         with clock("sweep"):
             found = self._evaluate(folder, tell)
@@ -83,7 +85,12 @@ class Demo:
         found.sft.write(folder / "sweep" / "sft")
         parts = [
             Part(found.sft, "Guidance and fine-tuning", compare={"base": found.base}),
-            Part(found.style_lora, "A style the model had never heard", compare={"without LoRA": found.style_sft}, songs=4),
+            Part(
+                found.style_lora,
+                "A style the model had never heard",
+                compare={"without LoRA": found.style_sft},
+                songs=4,
+            ),
         ]
         tell(f"report: {write_report(parts, folder, 'ACE-Step in the micro world')}")
         return summary

@@ -28,7 +28,7 @@ from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.synth import INSTRUMENTS, UNSEEN_INSTRUMENT, Oracles, draw_song, render
 from acestep.synth.oracles import OTHER, Observation, observe
 from acestep.synth.render import unknown_timbre
-from acestep.synth.world import MODES, TONICS, WORDS
+from acestep.synth.world import BEAT_FRAMES, FRAME_RATE, MODES, TONICS, WORDS
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.save import save_checkpoint
 
@@ -126,11 +126,12 @@ def _write_text_encoder(folder: Path, seed: int, songs: int, generator: torch.Ge
         special_tokens=[AddedToken(PAD, special=True)],
         show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     # A fact is one token, and so is what every prompt says: else attention has to find ten words among a hundred.
     facts = {word for words in WORDS.values() for word in words.values()} | {f"{t} {m}" for t in TONICS for m in MODES}
+    facts |= {str(round(60 * FRAME_RATE / beat)) for beat in BEAT_FRAMES}
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in TEMPLATE])
     tokenizer.add_tokens([AddedToken(text, lstrip=True, single_word=True, normalized=False) for text in sorted(facts)])
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {PAD}", special_tokens=[(PAD, tokenizer.token_to_id(PAD))]
     )

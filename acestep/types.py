@@ -93,7 +93,9 @@ class VelocityField(Protocol):
 
     def __call__(
         self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions
-    ) -> Float[Tensor, "b t c"]: ...
+    ) -> Float[Tensor, "b t c"]:
+        """The velocity of each song."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,13 @@ class Autoencoder(Protocol):
     audio_channels: int
     latent_channels: int
 
-    def encode(self, audio: Float[Tensor, "b a s"]) -> Posterior: ...
+    def encode(self, audio: Float[Tensor, "b a s"]) -> Posterior:
+        """Latents of waveforms in [-1, 1]."""
+        ...
 
-    def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]: ...
+    def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
+        """Waveforms of latents."""
+        ...
 
 
 Batch = TypeVar("Batch", ConditionInputs, Conditions)

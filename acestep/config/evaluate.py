@@ -18,7 +18,7 @@ from acestep.pipeline import Pipeline
 def measure(cfg: DictConfig) -> tuple[Results, Path]:
     """Evaluate what ``cfg`` describes; returns the results and the report's path."""
     out = Path(cfg.out)
-    settings = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     evaluation = build(cfg.eval)
     where = machine(cfg.device, cfg.dtype)
     pipeline = Pipeline.from_pretrained(cfg.weights, where["device"], where["dtype"], cfg.padding)

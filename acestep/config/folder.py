@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from acestep.config.mains import Resume
@@ -73,10 +74,14 @@ class RunFolder:
 def start(cfg: DictConfig, facts: dict[str, Any] | None = None) -> RunFolder:
     """Make or re-open ``run.dir``: resolved config, overrides, code, packages, seed, and ``facts`` such as the data's.
 
+    The first process writes; the others of a distributed run, which Lightning starts later, find it done.
+
     Raises:
         ValueError: if the folder holds another run's checkpoint, or any run under ``resume=never``.
     """
     folder = Path(cfg.run.dir)
+    if rank_zero_only.rank:
+        return RunFolder(folder, newest_checkpoint(folder))
     resolved = _significant(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))
     record = folder / "run.json"
     checkpoint = newest_checkpoint(folder)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from acestep.assembly import fingerprint
 from acestep.audio import SUBTYPES
 from acestep.config.folder import write
-from acestep.config.sampling import PARTS, build_sampler, describe
+from acestep.config.sampling import PARTS, PRESETS, build_sampler, describe
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 
@@ -43,7 +43,7 @@ def make(cfg: DictConfig) -> Made:
         ValueError: before anything is made, if the request cannot be met or a file is in the way.
     """
     started = perf_counter()
-    settings = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     call = {key: settings.pop(key) for key in CALL_KEYS}
     if call["from"] is not None:
         settings = _again(Path(call["from"]), settings, HydraConfig.get().overrides.task)
@@ -93,6 +93,8 @@ def _again(sidecar: Path, settings: dict[str, Any], overrides: Sequence[str]) ->
             old[last] = new[last]
         if last == "weights":
             again["weights_sha256"] = None
+        if last == PRESETS:
+            again |= {part: settings[part] for part in PARTS}
     return again
 
 

@@ -39,6 +39,7 @@ class TrainKeys:
     model: Any = MISSING
     adapter: Any = field(default_factory=dict)
     timesteps: Any = MISSING
+    weighting: Any = MISSING
     objective: Any = MISSING
     data: Any = MISSING
     optimizer: Any = MISSING

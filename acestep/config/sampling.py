@@ -1,4 +1,4 @@
-"""From the ``schedule``, ``solver`` and ``guidance`` groups to a sampler, around the one that a checkpoint brings."""
+"""From the groups that are named after a sampler's parts to a sampler, around the one that a checkpoint brings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 from acestep.config.run import build
 from acestep.flow import Sampler
 
-PARTS = ("schedule", "solver", "guidance")
+PARTS = tuple(field.name for field in fields(Sampler))
+PRESETS = "sampler"
+"""The group whose options set all parts at once."""
 
 
 def build_sampler(cfg: Mapping[str, Any], own: Sampler) -> Sampler:
     """The sampler that ``cfg`` asks for.
 
     A group left at ``own`` takes the part of ``own``, the checkpoint's sampler, with those fields replaced that are
-    given: ``guidance.scale=4`` changes the scale of whatever guidance the checkpoint brings.
+    given: ``guidance.scale=4`` changes the scale of whatever guidance the checkpoint brings. ``sampler=NAME`` chooses
+    all parts at once, and each can still be given.
     """
     return replace(own, **{part: _part(part, cfg[part], getattr(own, part)) for part in PARTS})
 
@@ -32,7 +35,13 @@ def describe(value: Any) -> Any:
     return [describe(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _part(name: str, node: Mapping[str, Any], own: Any) -> Any:
+def _part(name: str, node: Any, own: Any) -> Any:
+    if node is None:
+        return own
+    if isinstance(own, bool):
+        if not isinstance(node, bool):
+            raise ValueError(f"{name}={node}: need true or false, or null for the checkpoint's own")
+        return node
     if "_target_" in node:
         return build(node)
     given = {key: value for key, value in node.items() if value is not None}

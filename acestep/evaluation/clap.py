@@ -30,6 +30,25 @@ MUSIC_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 # The names under which fadtk keeps statistics of these two.
 FADTK_NAMES = {Path(MUSIC_CHECKPOINT).stem: "clap-laion-music", "630k-audioset-best": "clap-laion-audio"}
 
+UNRELATED = (
+    "solo grand piano, slow and sad",
+    "fast thrash metal with double bass drums",
+    "a crowd cheering in a stadium",
+    "birds singing in a forest at dawn",
+    "minimal techno with a deep kick",
+    "a cappella choir in a cathedral",
+    "bossa nova guitar and soft brushes",
+    "heavy rain on a tin roof",
+    "trap beat with rolling hi-hats and sub bass",
+    "Baroque harpsichord concerto",
+    "bluegrass banjo and fiddle",
+    "a man giving a speech",
+    "ambient drone with long reverb",
+    "reggae with off-beat organ",
+    "mariachi trumpets and violins",
+    "8-bit video game chiptune",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaionClap:
@@ -52,7 +71,7 @@ class LaionClap:
         """The embedder. Raises :class:`MissingWeightsError` with a remedy if library or weights are not here."""
         if not self.weights or not Path(self.weights).is_file():
             raise MissingWeightsError(
-                f"laion_clap.weights={self.weights}: no such file; download {MUSIC_CHECKPOINT} from "
+                f"laion_clap={self.weights}: no such file; download {MUSIC_CHECKPOINT} from "
                 "https://huggingface.co/lukewys/laion_clap and name it by this key"
             )
         try:
@@ -72,6 +91,8 @@ class LaionClap:
 
 class LaionClapEmbedder:
     """Windows through ``laion_clap``'s own preprocessing (16-bit step included) and towers."""
+
+    unrelated = tuple(Song(caption=caption) for caption in UNRELATED)
 
     def __init__(self, module: Any, hop_seconds: float, name: str) -> None:
         self.name = name
@@ -148,6 +169,8 @@ class TransformersClap:
 
 class TransformersClapEmbedder:
     """Fixed 10 s windows through ``ClapFeatureExtractor`` and ``ClapModel``."""
+
+    unrelated = tuple(Song(caption=caption) for caption in UNRELATED)
 
     def __init__(self, model: Any, processor: Any, hop_seconds: float, name: str) -> None:
         self.name = name

@@ -30,11 +30,13 @@ class CollapsedError(ValueError):
 class Embedder(Protocol):
     """Audio and, for CLAP-style models, text to unit vectors in one space.
 
-    ``name`` stands in files and tables; ``fingerprint`` hashes the weights and the preprocessing.
+    ``name`` stands in files and tables; ``fingerprint`` hashes the weights and the preprocessing; ``unrelated`` are
+    words of its domain that a healthy one tells apart.
     """
 
     name: str
     fingerprint: str
+    unrelated: Sequence[Song]
 
     def audio(self, audio: Audio) -> Float[Tensor, "w d"]:
         """One unit vector for each window, in order of time."""
@@ -93,6 +95,6 @@ def check_collapse(vectors: Float[Tensor, "n d"], what: str, limit: float) -> No
     cosine = mean_cosine(vectors)
     if cosine > limit:
         raise CollapsedError(
-            f"{what}: mean cosine between {len(vectors)} distinct inputs is {cosine:.3f}, above {limit}; the embedder has "
-            "collapsed: check that its checkpoint fits the library version"
+            f"{what}: mean cosine between {len(vectors)} distinct inputs is {cosine:.3f}, above {limit}; the embedder "
+            "has collapsed: check that its checkpoint fits the library version"
         )

@@ -37,6 +37,8 @@ class MelSpec:
 class MelEmbedder:
     """What :class:`MelSpec` configures. Its vectors are no unit vectors: level is part of what a set sounds like."""
 
+    unrelated = ()
+
     def __init__(self, spec: MelSpec) -> None:
         self.name = "mel"
         self.fingerprint = f"mel-{spec.bands}-bands-{spec.seconds:g}-seconds"

@@ -25,27 +25,8 @@ from acestep.evaluation.kad import kad, median_bandwidth
 from acestep.evaluation.prompts import Prompt
 from acestep.synth import oracles
 from acestep.synth.world import Truth
-from acestep.types import Song
 
 ORACLES = Path(oracles.__file__).parent.parent / "assets" / "micro" / "oracles.safetensors"
-UNRELATED_CAPTIONS = (
-    "solo grand piano, slow and sad",
-    "fast thrash metal with double bass drums",
-    "a crowd cheering in a stadium",
-    "birds singing in a forest at dawn",
-    "minimal techno with a deep kick",
-    "a cappella choir in a cathedral",
-    "bossa nova guitar and soft brushes",
-    "heavy rain on a tin roof",
-    "trap beat with rolling hi-hats and sub bass",
-    "Baroque harpsichord concerto",
-    "bluegrass banjo and fiddle",
-    "a man giving a speech",
-    "ambient drone with long reverb",
-    "reggae with off-beat organ",
-    "mariachi trumpets and violins",
-    "8-bit video game chiptune",
-)
 
 
 class SongScorer(Protocol):
@@ -72,8 +53,10 @@ class SetScorer(Protocol):
 
     ear: Ear
 
-    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
-        """Named numbers."""
+    def distance(
+        self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
+    ) -> dict[str, float]:
+        """Named numbers. ``same_songs`` says that ``heard`` are the reference's own songs, processed."""
         ...
 
 
@@ -154,8 +137,7 @@ class ClapScorer:
 
     def check(self, recordings: Sequence[Heard]) -> None:
         """The collapse tripwire, on recordings and on unrelated captions."""
-        captions = self.ear.embedder.text([Song(caption=caption) for caption in UNRELATED_CAPTIONS])
-        check_collapse(captions, f"{self.ear.name} on captions", 0.9)
+        check_collapse(self.ear.embedder.text(self.ear.embedder.unrelated), f"{self.ear.name} on captions", 0.9)
         if recordings:
             check_collapse(
                 torch.stack([pooled(one["windows"]) for one in recordings]), f"{self.ear.name} on audio", 0.8
@@ -194,8 +176,13 @@ class FrechetScorer:
     statistics: str
     seed: int
 
-    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
-        """``fad``, its extrapolation where at least 8 songs allow one, and how many windows each side had."""
+    def distance(
+        self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
+    ) -> dict[str, float]:
+        """``fad``, its extrapolation where at least 8 songs allow one, and how many windows each side had.
+
+        Sets of the same songs share their sampling error, so between those nothing is extrapolated.
+        """
         songs = [one["windows"] for one in heard]
         if self.statistics:
             target = read_statistics(self.statistics, self.ear.name)
@@ -209,7 +196,7 @@ class FrechetScorer:
         result = {"fad": distance, "windows": generated.n, "dimensions": len(target.mean)}
         if target.n is not None:
             result["reference_windows"] = target.n
-        if len(songs) >= 8:
+        if len(songs) >= 8 and not same_songs:
             line = fad_infinity(songs, target, torch.Generator().manual_seed(self.seed))
             result |= {"infinity": line.value, "infinity_error": line.standard_error, "infinity_r2": line.r_squared}
         return result
@@ -217,7 +204,7 @@ class FrechetScorer:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelDistance:
-    """KAD between the windows that FAD takes; its ruler is the reference's median distance. Usable from tens of songs."""
+    """KAD between FAD's windows, usable from tens of songs; its ruler is the reference's median distance."""
 
     embedder: EmbedderSpec
 
@@ -232,7 +219,9 @@ class KernelScorer:
 
     ear: EmbedderEar
 
-    def distance(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> dict[str, float]:
+    def distance(
+        self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
+    ) -> dict[str, float]:
         """``kad`` and the bandwidth that it was measured with."""
         target = torch.cat([one["windows"] for one in reference])
         bandwidth = median_bandwidth(target)

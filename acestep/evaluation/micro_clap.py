@@ -21,6 +21,7 @@ from acestep.evaluation.files import digest, digest_module
 from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, load, save, train, window_spectra, word_numbers
 from acestep.synth.render import SAMPLE_RATE, render
 from acestep.synth.world import INSTRUMENTS, UNSEEN_INSTRUMENT, Annotation, describe, draw_truth
+from acestep.synth.write import draw_song
 from acestep.types import Autoencoder, Song
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "micro_clap" / "model.safetensors"
@@ -28,6 +29,8 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "micro_clap" / "model.safete
 
 class MicroClap:
     """A trained :class:`TwoTower` as an embedder."""
+
+    unrelated = tuple(draw_song(0, index)[1] for index in range(16))
 
     def __init__(self, towers: TwoTower) -> None:
         self.name = "clap-micro"
@@ -65,7 +68,7 @@ class MicroClapSpec:
         return MicroClap(load(self.weights))
 
 
-def fit(autoencoder: Autoencoder | None, *, songs: int = 4000, steps: int = 1200, seed: int = 0) -> TwoTower:
+def fit(autoencoder: Autoencoder | None, *, songs: int = 2000, steps: int = 900, seed: int = 0) -> TwoTower:
     """Towers for the micro world, the instrument of its unseen sub-style included.
 
     Args:

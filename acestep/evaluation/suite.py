@@ -164,6 +164,7 @@ class Scoring:
             name: scorer.distance(
                 [self._hear(scorer.ear, path) for path in made],
                 [self._hear(scorer.ear, path) for path in self.references],
+                same_songs=clips[0].cell.sampler is None,
             )
             for name, scorer in self.setwise.items()
         }

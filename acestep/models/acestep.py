@@ -23,7 +23,6 @@ UNUSED = {
     "data_proportion",
     "dtype",
     "is_lego_sft",
-    "is_turbo",
     "lyric_alignment_layers_config",
     "max_position_embeddings",
     "model_version",
@@ -65,7 +64,8 @@ class AceStepConfig:
 
     ``encoder_*`` sizes come all together (the XL family: an encoder of its own width and a learned timbre token)
     or all ``None`` (the single-width family: the encoder has the DiT's sizes). ``layer_types=None`` alternates
-    sliding and full layers. ``timbre_fix_frame`` is the length of a reference in latent frames. ``padding`` is ours.
+    sliding and full layers. ``timbre_fix_frame`` is the length of a reference in latent frames. ``is_turbo`` says that
+    the weights are distilled for few steps without guidance; the network is the same. ``padding`` is ours.
     """
 
     hidden_size: int = 2560
@@ -97,6 +97,7 @@ class AceStepConfig:
     fsq_dim: int = 2048
     fsq_input_levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     initializer_range: float = 0.02
+    is_turbo: bool = False
     padding: Padding = Padding.upstream
 
     def __post_init__(self) -> None:
@@ -139,7 +140,10 @@ class AceStepConfig:
 
     @classmethod
     def from_dict(cls, published: Mapping[str, Any]) -> AceStepConfig:
-        """From a published ``config.json`` (or this class's own fields). Unknown keys are refused."""
+        """From a published ``config.json`` (or this class's own fields). Unknown keys are refused.
+
+        Without ``is_turbo``, its ``model_version`` says whether it is one, as diffusers reads it.
+        """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(published) - known - UNUSED - FIXED.keys())
         if unknown:
@@ -150,8 +154,9 @@ class AceStepConfig:
         for name in REQUIRED:
             if name not in published:
                 raise ValueError(f"{name}: missing from the config; the families differ in it, so it has no default")
-        sizes: dict[str, Any] = dict.fromkeys(ENCODER_SIZES)
-        return cls(**sizes | {name: value for name, value in published.items() if name in known})
+        absent: dict[str, Any] = dict.fromkeys(ENCODER_SIZES)
+        absent["is_turbo"] = published.get("model_version") == "turbo"
+        return cls(**absent | {name: value for name, value in published.items() if name in known})
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON has them; :meth:`from_dict` reads them back."""

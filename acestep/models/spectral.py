@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -109,9 +110,9 @@ class SpectralAutoencoder(nn.Module):
         left, right = audio[:, 0], audio[:, -1]
         mid = (left + right) / math.sqrt(2)
         tones = [self._tones(mid, window, low, high) for window, low, high in self._ranges()]
-        zone_edges = [*zip(ZONE_EDGES_HZ[:-1], ZONE_EDGES_HZ[1:], strict=True), (NOISE_EDGES_HZ[0], NOISE_EDGES_HZ[-1])]
+        zone_edges = [*pairwise(ZONE_EDGES_HZ), (NOISE_EDGES_HZ[0], NOISE_EDGES_HZ[-1])]
         levels = [self._bands(side, 4096, zone_edges) for side in (left, right)]
-        hiss = self._bands(mid, 2048, list(zip(NOISE_EDGES_HZ[:-1], NOISE_EDGES_HZ[1:], strict=True)))
+        hiss = self._bands(mid, 2048, list(pairwise(NOISE_EDGES_HZ)))
         amplitudes = torch.cat([*tones, hiss], -1)
         ratio = torch.log10((levels[0] + config.floor) / (levels[1] + config.floor))
         return torch.cat([torch.log10(amplitudes + config.floor) + 3, ratio], -1)
@@ -212,7 +213,7 @@ def _noise_loops(sample_rate: int) -> list[Float[Tensor, " s"]]:
     """One loop of unit-variance noise a band, always the same."""
     spectrum = torch.fft.rfft(torch.randn(NOISE_SAMPLES, generator=torch.Generator().manual_seed(NOISE_SEED)))
     hz = torch.fft.rfftfreq(NOISE_SAMPLES, 1 / sample_rate)
-    edges = zip(NOISE_EDGES_HZ[:-1], NOISE_EDGES_HZ[1:], strict=True)
+    edges = pairwise(NOISE_EDGES_HZ)
     loops = [torch.fft.irfft(spectrum * ((hz >= low) & (hz < high))) for low, high in edges]
     return [loop / loop.std() for loop in loops]
 

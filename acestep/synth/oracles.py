@@ -23,7 +23,6 @@ from torch import Tensor
 from acestep.synth.world import (
     BEAT_FRAMES,
     DRUMS,
-    FRAME_RATE,
     INSTRUMENTS,
     MODES,
     SECTIONS,
@@ -179,7 +178,9 @@ class Readout:
     bias: Float[Tensor, " k"]
 
     @classmethod
-    def fit(cls, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int, penalty: float = 1e-3) -> Readout:
+    def fit(
+        cls, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int, penalty: float = 1e-3
+    ) -> Readout:
         """Maximum likelihood with an L2 ``penalty``, by L-BFGS from zero: no randomness."""
         mean, scale = features.mean(0), features.std(0).clamp_min(1e-4)
         rows = (features - mean) / scale

@@ -138,7 +138,7 @@ class Annotation:
 
 
 CURATED = Annotation()
-WEB = Annotation(omitted=0.25, wrong=0.1)
+WEB = Annotation(omitted=0.2, wrong=0.05)
 ANNOTATIONS = {"curated": CURATED, "web": WEB}
 
 

@@ -55,7 +55,7 @@ class Watch(Callback):
 
     def _report(self, trainer: Trainer, module: LightningModule) -> None:
         seconds = time.perf_counter() - self._since
-        sums, counts = self._sums.cpu(), self._counts.cpu()
+        sums, counts = (trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in (self._sums, self._counts))
         values = {
             "train/loss": float(sums.sum() / counts.sum()),
             "train/gradient_norm": float(module.gradient_norm),
@@ -85,6 +85,10 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{'Training':{len(self.validation_description)}}"
+
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar: losses, without Lightning's version number."""
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
 class History(Callback):

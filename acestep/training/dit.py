@@ -79,7 +79,7 @@ class DiTModule(LightningModule):
             ).per_song.mean()
             self.log(f"val/loss_t{t:.3f}", loss, batch_size=len(batch), sync_dist=True)
             self.log("val/loss", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
-        self.log("step", float(self.trainer.global_step), batch_size=len(batch))
+        self.log("step", float(self.trainer.global_step), batch_size=len(batch), sync_dist=True)
 
     def conditions(self, batch: LatentBatch) -> Conditions:
         """What the DiT reads beside the latents; with gradients only if the condition encoder trains."""

@@ -85,7 +85,7 @@ class WandB(WandbLogger):
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         super().__init__(
-            save_dir=folder, project=project, name=name, id=path.resolve().parent.name, resume="allow", offline=offline
+            save_dir=folder, project=project, name=name, id=path.resolve().name, resume="allow", offline=offline
         )
 
     def rewind(self, step: int) -> None:

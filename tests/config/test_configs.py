@@ -13,14 +13,15 @@ from omegaconf import DictConfig
 from acestep.config import registry
 from acestep.config.folder import identity
 from acestep.config.run import CONFIGS, build
-from acestep.flow import FlowMatching
+from acestep.flow import FlowMatching, MinSNR
 from acestep.models.acestep import AceStep
 from acestep.training.fit import Start
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
-TRAINING = ("timesteps", "objective", "optimizer", "lr", "trainer", "adapter", "data")
-SAMPLING = ("schedule", "solver", "guidance")
+TRAINING = ("timesteps", "weighting", "objective", "optimizer", "lr", "trainer", "adapter", "data")
+SAMPLING = ("schedule", "solver", "guidance", "correction", "clamp", "smoothing")
+NEEDED = {"custom": ["schedule.timesteps=[1.0,0.5,0.0]"], "turbo_custom": ["schedule.timesteps=[1.0,0.5]"]}
 GROUPS = TRAINING + SAMPLING
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONFIGS / g).glob("*.yaml")) if p.stem != "own"]
 
@@ -58,21 +59,24 @@ def test_an_experiment_states_its_purpose_and_is_short(experiment: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_a_group_builds(group: str, option: str) -> None:
-    main, needed = ("infer", []) if group in SAMPLING else ("train", ["data.path=store"])
+    main, needed = ("infer", NEEDED.get(option, [])) if group in SAMPLING else ("train", ["data.path=store"])
     build(compose(main, [f"{group}={option}", *needed])[group])
 
 
-@pytest.mark.parametrize(("model", "size"), [("xl_sft", 4.9e9), ("sft_2b", 2.3e9), ("micro", 2.1e6)])
-def test_the_models_have_their_sizes(model: str, size: float) -> None:
+def test_the_micro_model_has_its_size() -> None:
     with torch.device("meta"):
-        network = AceStep(build(composed([f"model={model}"]).model))
-    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(size, rel=0.3)
+        network = AceStep(build(composed(["model=micro"]).model))
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(2.1e6, rel=0.3)
 
 
 def test_the_timesteps_group_reaches_the_objective() -> None:
     objective = build(composed(["timesteps=uniform", "timesteps.high=0.5"]).objective)
     assert isinstance(objective, FlowMatching)
     assert objective.timesteps.high == 0.5
+
+
+def test_the_weighting_group_reaches_the_objective() -> None:
+    assert build(composed(["weighting=min_snr", "weighting.gamma=3"]).objective).weighting == MinSNR(gamma=3.0)
 
 
 def test_a_default_spelt_out_is_the_same_run_and_a_machine_setting_too() -> None:

@@ -13,7 +13,6 @@ from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdh
 from acestep.evaluation.micro_clap import MicroClapSpec
 from acestep.evaluation.prompts import FolderPrompts, Prompt
 from acestep.evaluation.suite import Evaluation
-from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, save
 from acestep.pipeline import Pipeline
 from acestep.synth import Oracles, draw_song, render, write_world
 from acestep.synth.oracles import observe
@@ -37,17 +36,14 @@ def pipeline(tiny: Path) -> Pipeline:
 
 @pytest.fixture(scope="session")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
-    """The micro world's metrics: oracles fitted on 24 songs, towers as they were initialised."""
+    """The micro world's metrics: oracles fitted on 24 songs, and the shipped towers."""
     folder = tmp_path_factory.mktemp("scorers")
     examples = []
     for index in range(24):
         truth, _ = draw_song(99, index)
         examples.append(observe(truth, torch.from_numpy(render(truth)), truth.instrument))
     Oracles.fit(examples).save(folder / "oracles.safetensors")
-    towers = TwoTower(TwoTowerConfig())
-    towers.init_weights(torch.Generator().manual_seed(0))
-    save(towers, folder / "clap.safetensors")
-    clap = MicroClapSpec(weights=str(folder / "clap.safetensors"))
+    clap = MicroClapSpec()
     return {
         "adherence": OracleAdherence(weights=str(folder / "oracles.safetensors")),
         "clap": ClapAdherence(embedder=clap),

@@ -66,7 +66,8 @@ text = {"vocab_size": 128, "hidden_size": 16, "num_hidden_layers": 1, "num_atten
 audio = {"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [1, 2], "hidden_size": 32,
          "enable_fusion": False, "num_mel_bins": 64, "spec_size": 256}
 ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=24)).save_pretrained(folder)
-ClapProcessor(ClapFeatureExtractor(truncation="rand_trunc"), RobertaTokenizer.from_pretrained("roberta-base")).save_pretrained(folder)
+tokenizer = RobertaTokenizer.from_pretrained("roberta-base")
+ClapProcessor(ClapFeatureExtractor(truncation="rand_trunc"), tokenizer).save_pretrained(folder)
 embedder = TransformersClap(weights=folder).load()
 samples = 0.2 * torch.randn(2, 44_100 * 21, generator=torch.Generator().manual_seed(0))
 first, second = (embedder.audio(Audio(samples, 44_100)) for _ in range(2))

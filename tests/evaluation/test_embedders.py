@@ -23,6 +23,7 @@ from acestep.types import Song
 class Fixed:
     """An embedder of two directions, to see what is done with its vectors."""
 
+    unrelated = ()
     name = "fixed"
     fingerprint = "fixed"
 
@@ -62,8 +63,15 @@ def test_the_tripwire_fires_on_constant_vectors_and_not_on_varied_ones():
     varied = F.normalize(torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
     check_collapse(varied, "varied", 0.8)
     check_collapse(varied[:1].expand(8, -1), "too few to say", 0.8)
-    with pytest.raises(CollapsedError, match="mean cosine between 20 distinct inputs is 1.000"):
+    with pytest.raises(CollapsedError, match=r"mean cosine between 20 distinct inputs is 1\.000"):
         check_collapse(varied[:1].expand(20, -1), "constant", 0.8)
+
+
+def test_a_scorer_refuses_an_embedder_that_reads_all_words_alike():
+    embedder = Fixed([[1.0, 0.0]], {f"caption {i}": [1.0, 0.01 * i] for i in range(16)})
+    embedder.unrelated = tuple(Song(caption=f"caption {i}") for i in range(16))
+    with pytest.raises(CollapsedError, match="fixed on captions"):
+        ClapScorer(EmbedderEar(embedder)).check([])
 
 
 def test_what_is_missing_is_named_with_where_it_comes_from(tmp_path: Path):

@@ -63,7 +63,6 @@ def test_the_recipe_runs():
     assert isinstance(fit(None, songs=4, steps=2), TwoTower)
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the shipped towers are not in this checkout")
 def test_the_shipped_towers_tell_right_words_from_wrong_ones():
     assert SHIPPED.stat().st_size < 300_000
     embedder = MicroClapSpec().load()

@@ -11,7 +11,18 @@ import soundfile
 
 from acestep.data.sources import describe as described
 from acestep.data.sources import find_songs
-from acestep.synth import CURATED, FACTORS, INSTRUMENTS, UNSEEN_INSTRUMENT, WEB, Annotation, draw_song, read_truth, render, write_world
+from acestep.synth import (
+    CURATED,
+    FACTORS,
+    INSTRUMENTS,
+    UNSEEN_INSTRUMENT,
+    WEB,
+    Annotation,
+    draw_song,
+    read_truth,
+    render,
+    write_world,
+)
 from acestep.synth.world import BEAT_FRAMES, WORDS
 
 

@@ -1,0 +1,83 @@
+"""What a task leaves to the DiT of the audio it starts from: source latents, what to generate, whether it is a cover.
+
+Source: upstream ``conditioning_masks.py`` (``_build_chunk_masks_and_src_latents``). ``flow.tasks`` has what a task
+changes in the sampler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from acestep.conditioning.encode import tiled
+
+SAMPLE_RATE, HOP = 48_000, 1920
+"""The release's; frames are counted as upstream counts them, in floating point."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One song's share of the DiT's context.
+
+    Attributes:
+        source: latents to start from; silence where there is nothing to keep.
+        generate: True on frames to make, False on those to keep: the chunk mask, and where only a span is made also
+            ``flow.tasks.Repaint``'s mask.
+        is_cover: whether the 5 Hz codes of ``source`` (or given ones) replace it.
+    """
+
+    source: Float[Tensor, "t c"]
+    generate: Bool[Tensor, " t"]
+    is_cover: bool
+
+
+def lay_out(
+    task: str,
+    latents: Float[Tensor, "t c"] | None,
+    silence: Float[Tensor, "1 ts c"],
+    frames: int,
+    span: tuple[int, int] | None = None,
+    has_codes: bool = False,
+) -> Layout:
+    """The layout of a song of ``frames`` frames.
+
+    Args:
+        task: ``text2music``, ``cover``, ``cover-nofsq``, ``repaint``, ``lego``, ``extract`` or ``complete``.
+        latents: of the audio to start from; ``None`` or all of them ``silence`` where there is none.
+        silence: latents of digital silence.
+        frames: the song's length.
+        span: frames to make, first and one past the last (see ``span_of``); ``None`` makes all. Within it the source
+            is silence, but for ``lego``, which hears what it plays along with.
+        has_codes: whether audio codes are given.
+    """
+    quiet = tiled(silence, frames)[0]
+    source = quiet if latents is None else latents
+    if span is None:
+        return Layout(source, torch.ones(frames, dtype=torch.bool), task == "cover" or has_codes)
+    at = torch.arange(frames)
+    inside = (at >= span[0]) & (at < span[1])
+    if task != "lego":
+        source = torch.where(inside[:, None].to(source.device), quiet.to(source), source)
+    return Layout(source, inside, is_cover=False)
+
+
+def span_of(start: float | None, end: float | None, frames: int) -> tuple[int, int] | None:
+    """The frames between two times in seconds, at least one; ``None`` if ``end`` does not come after ``start``.
+
+    A start before the song moves both by as much, since that much silence is put before it; an ``end`` left out or
+    negative is the song's.
+    """
+    start, seconds = start or 0.0, frames * HOP / SAMPLE_RATE
+    before = max(0.0, -start)
+    start, end = start + before, seconds if end is None or end < 0 else end + before
+    if end <= start:
+        return None
+    first = min(max(_frame(start), 0), frames - 1)
+    return first, min(max(_frame(end), first + 1), frames)
+
+
+def _frame(seconds: float) -> int:
+    return int(seconds * SAMPLE_RATE // HOP)

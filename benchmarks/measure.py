@@ -1,0 +1,85 @@
+"""What every benchmark shares: a row of results, timing by turns, the machine's measured peak, the table."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison. ``error`` is the largest difference between both results, ``flops`` our matrix products'."""
+
+    name: str
+    ours_s: float
+    peer: str
+    peer_s: float
+    ratio: float
+    flops: int
+    share_of_peak: float
+    error: float
+
+
+def best_seconds(*tasks: Callable[[], Any], rounds: int) -> list[float]:
+    """The shortest time of each task over ``rounds``, the tasks taking turns so that all see the same machine."""
+    times: list[list[float]] = [[] for _ in tasks]
+    for _ in range(rounds):
+        for task, seconds in zip(tasks, times, strict=True):
+            started = perf_counter()
+            task()
+            seconds.append(perf_counter() - started)
+    return [min(seconds) for seconds in times]
+
+
+def matmul_peak(size: int = 1024, rounds: int = 10) -> float:
+    """FLOP/s of this machine's float32 matrix product, on the threads that torch uses now."""
+    a, b = torch.ones(size, size), torch.ones(size, size)
+    a @ b
+    (seconds,) = best_seconds(lambda: a @ b, rounds=rounds)
+    return 2 * size**3 / seconds
+
+
+def count_flops(task: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products, convolutions and attentions in ``task``."""
+    # The fused CPU attention is not in torch's table; as matrix products it is.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        task()
+    return counter.get_total_flops()
+
+
+def machine(peak: float, packages: Sequence[str]) -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "peak_flops": peak,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> None:
+    """Print the table, and write rows and machine to ``path`` as JSON if one is given."""
+    table = Table(
+        "name", "peer", title=f"{where['threads']} threads, measured peak {where['peak_flops'] / 1e9:.0f} GFLOP/s"
+    )
+    for column in ("ours s", "peer s", "peer / ours", "share of peak", "error"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        figures = f"{row.ours_s:.3f}", f"{row.peer_s:.3f}", f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}"
+        table.add_row(row.name, row.peer, *figures, f"{row.error:.1e}")
+    Console(width=120).print(table)
+    if path:
+        record = {"machine": where, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,171 @@
+"""Our sampler beside diffusers' DiT in a bare Euler loop with guidance: the same weights, inputs, process and machine.
+
+``python -m benchmarks.sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per song batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+
+import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
+from torch import Tensor, nn
+
+from acestep.flow import CFG, Euler, Linear, Sampler
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.types import Conditions
+from acestep.weights.keys import to_diffusers
+from benchmarks.measure import Row, best_seconds, count_flops, machine, matmul_peak, report
+
+PEER = "diffusers DiT"
+PACKAGES = ("torch", "diffusers")
+FRAMES_PER_SECOND = 25
+TOKENS = 400
+SCALE = 7.0
+
+
+def _sizes(
+    width: int, inner: int, layers: int, heads: tuple[int, int], head: int, window: int, condition: int
+) -> AceStepConfig:
+    """The XL structure in another size; ``heads`` are those of queries and of keys. Only the DiT matters here."""
+    return AceStepConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        head_dim=head,
+        sliding_window=window,
+        encoder_hidden_size=condition,
+        encoder_intermediate_size=condition,
+        encoder_num_attention_heads=1,
+        encoder_num_key_value_heads=1,
+        num_lyric_encoder_hidden_layers=1,
+        num_timbre_encoder_hidden_layers=1,
+        num_attention_pooler_hidden_layers=1,
+        fsq_dim=condition,
+    )
+
+
+SIZES = {
+    "tiny": _sizes(width=32, inner=48, layers=2, heads=(2, 1), head=16, window=8, condition=16),
+    "micro": _sizes(width=128, inner=192, layers=6, heads=(4, 2), head=32, window=32, condition=96),
+    "100m": _sizes(width=768, inner=2304, layers=12, heads=(12, 4), head=64, window=128, condition=512),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What to generate: model size, seconds of music, songs at a time, Euler steps."""
+
+    size: str
+    seconds: float
+    batch: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+        return f"{self.size} {self.seconds:g} s x {self.batch}, {self.steps} steps"
+
+
+@torch.no_grad()
+def compare(case: Case, rounds: int, peak: float) -> Row:
+    """Both implementations on one case."""
+    generator = torch.Generator().manual_seed(0)
+    network = AceStep(SIZES[case.size]).eval()
+    network.init_weights(generator)
+    conditions = _conditions(case, network.config, generator)
+    null = network.null(conditions)
+    noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator)
+    sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
+    peer = diffusers_dit(network)
+
+    def ours() -> Tensor:
+        return sampler(network.velocity, noise, conditions, null)
+
+    def theirs() -> Tensor:
+        return euler(peer, noise, conditions, null, case.steps)
+
+    error = float((ours() - theirs()).abs().max())
+    ours_s, peer_s = best_seconds(ours, theirs, rounds=rounds)
+    flops = count_flops(ours)
+    return Row(
+        name=case.name,
+        ours_s=ours_s,
+        peer=PEER,
+        peer_s=peer_s,
+        ratio=peer_s / ours_s,
+        flops=flops,
+        share_of_peak=flops / ours_s / peak,
+        error=error,
+    )
+
+
+def euler(
+    model: nn.Module, noise: Tensor, conditions: Conditions, null: Conditions, steps: int, scale: float = SCALE
+) -> Tensor:
+    """The peer's loop: Euler with guidance on a doubled batch, as little else as can be."""
+    states, context = torch.cat([conditions.states, null.states]), torch.cat([conditions.context] * 2)
+    times = torch.linspace(1, 0, steps + 1)
+    x = noise
+    for now, then in pairwise(times):
+        t = now.expand(2 * len(x))
+        conditional, unconditional = model(torch.cat([x, x]), t, t, states, context, return_dict=False)[0].chunk(2)
+        x = x + (then - now) * (unconditional + scale * (conditional - unconditional))
+    return x
+
+
+def diffusers_dit(network: AceStep) -> AceStepTransformer1DModel:
+    """Diffusers' DiT with the weights of ``network``'s."""
+    stack = network.config.dit.stack
+    model = AceStepTransformer1DModel(
+        hidden_size=stack.hidden_size,
+        intermediate_size=stack.intermediate_size,
+        num_hidden_layers=len(stack.layer_types),
+        num_attention_heads=stack.num_attention_heads,
+        num_key_value_heads=stack.num_key_value_heads,
+        head_dim=stack.head_dim,
+        sliding_window=stack.sliding_window,
+        layer_types=list(stack.layer_types),
+        encoder_hidden_size=network.config.encoder.hidden_size,
+    ).eval()
+    model.load_state_dict({to_diffusers(f"decoder.{name}")[1]: w for name, w in network.decoder.state_dict().items()})
+    return model
+
+
+def _conditions(case: Case, config: AceStepConfig, generator: torch.Generator) -> Conditions:
+    frames = round(case.seconds * FRAMES_PER_SECOND)
+    return Conditions(
+        states=torch.randn(case.batch, TOKENS, config.encoder.hidden_size, generator=generator),
+        mask=torch.ones(case.batch, TOKENS, dtype=torch.bool),
+        context=torch.randn(case.batch, frames, 2 * config.audio_acoustic_hidden_dim, generator=generator),
+        frame_mask=torch.ones(case.batch, frames, dtype=torch.bool),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every combination of the sizes, durations and batches asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler", description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["micro"], help="default micro")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[8.0, 30.0], help="of music (default 8 30)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
+    parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    options = parser.parse_args(arguments)
+    peak = matmul_peak()
+    cases = product(options.sizes, options.seconds, options.batch)
+    rows = [
+        compare(Case(size=size, seconds=seconds, batch=batch, steps=options.steps), options.rounds, peak)
+        for size, seconds, batch in cases
+    ]
+    report(rows, machine(peak, PACKAGES), options.json)
+
+
+if __name__ == "__main__":
+    main()

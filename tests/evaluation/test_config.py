@@ -1,0 +1,48 @@
+"""Every evaluation in ``configs/eval`` composes to what can be called, and every sweep to cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from acestep.config import registry
+from acestep.config.run import CONFIGS, build
+from acestep.evaluation.cells import cells_of
+from acestep.evaluation.suite import Evaluation
+from acestep.flow import CFG, Sampler
+
+OPTIONS = sorted(path.stem for path in (Path(CONFIGS) / "eval").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (Path(CONFIGS) / "sweep").glob("*.yaml"))
+
+
+def evaluation(*overrides: str) -> Evaluation:
+    registry.register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return build(compose("evaluate", ["out=somewhere", *overrides]).eval)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_evaluations_compose(option: str):
+    found = evaluation(f"eval={option}", "eval.prompts.path=songs")
+    assert found.metrics
+    assert found.prompts.path == "songs"
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweeps_give_cells(sweep: str):
+    found = evaluation(f"sweep={sweep}")
+    assert cells_of(Sampler(guidance=CFG()), found.sweep)
+
+
+def test_any_field_can_be_swept_and_any_metric_switched_off():
+    found = evaluation("sweep.guidance.scale=[1,4]", "sweep.schedule.steps=[2,8]", "eval.metrics.kad=null")
+    assert len(cells_of(Sampler(guidance=CFG()), found.sweep)) == 4
+    assert found.metrics["kad"] is None
+
+
+def test_the_checkpoint_for_laions_library_is_named_once():
+    found = evaluation("eval=folder", "eval.prompts.path=songs", "laion_clap=music.pt")
+    assert found.metrics["clap"].embedder == found.metrics["fad"].embedder
+    assert found.metrics["clap"].embedder.weights == "music.pt"
