@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "foundation",
         help="make the micro checkpoints' autoencoder, text encoder and oracles from nothing",
-        description="Fit the frozen parts of the micro checkpoints on micro-world songs; the network beside them is new. "
+        description="Fit the frozen parts of the micro checkpoints on micro-world songs, beside a new network: "
         "train.py experiment=micro_base weights=FOLDER trains it.",
     )
     command.add_argument("folder", type=Path, help="where to")

@@ -64,7 +64,7 @@ def build_foundation(
     workers: int = 1,
     on_song: Callable[[int], None] | None = None,
 ) -> Path:
-    """Write a checkpoint to ``folder`` whose frozen parts are final and whose network is new, and ``oracles.safetensors``.
+    """Write a checkpoint to ``folder``: frozen parts that are final, a network that is new, ``oracles.safetensors``.
 
     Args:
         folder: where to.

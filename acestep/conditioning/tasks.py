@@ -13,9 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.conditioning.encode import tiled
-
-SAMPLE_RATE, HOP = 48_000, 1920
-"""The release's; frames are counted as upstream counts them, in floating point."""
+from acestep.units import frames_to_seconds, seconds_to_frames
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,19 @@ def lay_out(
     return Layout(source, inside, is_cover=False)
 
 
-def span_of(start: float | None, end: float | None, frames: int) -> tuple[int, int] | None:
+def span_of(
+    start: float | None, end: float | None, frames: int, sample_rate: int = 48_000, hop: int = 1920
+) -> tuple[int, int] | None:
     """The frames between two times in seconds, at least one; ``None`` if ``end`` does not come after ``start``.
 
     A start before the song moves both by as much, since that much silence is put before it; an ``end`` left out or
     negative is the song's.
     """
-    start, seconds = start or 0.0, frames * HOP / SAMPLE_RATE
+    start = start or 0.0
     before = max(0.0, -start)
-    start, end = start + before, seconds if end is None or end < 0 else end + before
+    start += before
+    end = frames_to_seconds(frames, sample_rate, hop) if end is None or end < 0 else end + before
     if end <= start:
         return None
-    first = min(max(_frame(start), 0), frames - 1)
-    return first, min(max(_frame(end), first + 1), frames)
-
-
-def _frame(seconds: float) -> int:
-    return int(seconds * SAMPLE_RATE // HOP)
+    first = min(seconds_to_frames(start, sample_rate, hop), frames - 1)
+    return first, min(max(seconds_to_frames(end, sample_rate, hop), first + 1), frames)

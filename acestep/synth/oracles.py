@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def listen(samples: Float[Tensor, "a s"]) -> Spectra:
     triangles = (1 - (note[:, None] - centres).abs() / width).clamp_min(0)
     pitch = _power(mono, PITCH_WINDOW, PITCH_HOP) @ triangles
     hz = torch.fft.rfftfreq(PULSE_WINDOW, 1 / SAMPLE_RATE)
-    edges = list(zip(PULSE_EDGES_HZ[:-1], PULSE_EDGES_HZ[1:], strict=True))
+    edges = list(pairwise(PULSE_EDGES_HZ))
     bands = torch.stack([((hz >= low) & (hz < high)).float() for low, high in edges], 1)
     return Spectra(torch.log10(pitch + 1e-4), torch.log10(_power(mono, PULSE_WINDOW, PULSE_HOP) @ bands + 1e-4))
 
