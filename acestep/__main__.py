@@ -20,6 +20,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from acestep.data.preprocess import Outcome
 
+Commands = argparse._SubParsersAction
+
 SOME_SKIPPED = 3
 """Exit status where everything went well except for files that could not be used."""
 
@@ -165,7 +167,14 @@ def _parser() -> argparse.ArgumentParser:
         "and infer.py.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _micro_commands(commands)
+    _data_commands(commands)
+    _checkpoint_commands(commands)
+    return parser
 
+
+def _micro_commands(commands: Commands) -> None:
+    """The micro world's."""
     command = commands.add_parser(
         "synth",
         help="write songs of the micro world, whose truth is known",
@@ -205,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default runs/demo")
     command.set_defaults(command=demo)
 
+
+def _data_commands(commands: Commands) -> None:
+    """What comes before training."""
     command = commands.add_parser(
         "preprocess",
         help="encode a folder of songs into a latent store, which training reads",
@@ -221,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="write the closing counts there")
     command.set_defaults(command=preprocess)
 
+
+def _checkpoint_commands(commands: Commands) -> None:
+    """What is asked of a checkpoint."""
     command = commands.add_parser(
         "convert",
         help="write a checkpoint in another layout",
@@ -247,7 +262,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="cpu", help="where to run the pass (default cpu)")
     command.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
     command.set_defaults(command=verify)
-    return parser
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ class Demo:
 
     songs: int = 800
     style_songs: int = 96
-    prompts: int = 112
+    prompts: int = 100
     style_prompts: int = 40
-    scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0)
-    base_scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0)
+    scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0)
+    base_scales: tuple[float, ...] = (1.0, 3.0, 5.0)
     overrides: tuple[str, ...] = ()
     workers: int = 2
 

@@ -53,7 +53,7 @@ TEMPLATE = (
 )
 ALL_INSTRUMENTS = (*INSTRUMENTS, UNSEEN_INSTRUMENT)
 REJECT_SHARE = 0.08
-SAMPLER = {"schedule": {"class": "Shifted", "steps": 30, "shift": 1.0}, "guidance": {"class": "CFG", "scale": 3.0}}
+SAMPLER = {"schedule": {"class": "Shifted", "steps": 16, "shift": 1.0}, "guidance": {"class": "CFG", "scale": 3.0}}
 
 
 def build_foundation(

@@ -9,7 +9,7 @@ COPY = REPOSITORY / "tests" / "golden"
 KINDS = (
     *("decoder", "condition", "tokenizer", "generate", "turbo", "flow_edit", "train"),
     *("encode", "decode", "tiled", "intermediates"),
-    *("guidance", "dcw", "noise", "repaint", "task_masks", "timesteps"),
+    *("guidance", "dcw", "noise", "repaint", "timesteps"),
 )
 
 
