@@ -74,6 +74,16 @@ def test_a_sidecar_gives_the_same_bytes_and_takes_changes(run: Run, tmp_path: Pa
     assert (tmp_path / "a.flac").read_bytes() != (tmp_path / "c.flac").read_bytes()
 
 
+def test_a_preset_sets_every_part_also_of_a_sidecars_song(run: Run, tmp_path: Path) -> None:
+    run("schedule.steps=1", "out=a.flac")
+    run("from=a.json", "sampler=upstream", "schedule.steps=2", "clean_last=true", "out=b.flac", weights=None)
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in "ab")
+    assert first["correction"] == {"_target_": "acestep.flow.dcw.NoCorrection"}
+    assert (second["correction"]["_target_"], second["correction"]["mode"]) == ("acestep.flow.dcw.DCW", "double")
+    assert (second["guidance"]["scale"], second["schedule"]["steps"], second["clean_last"]) == (7.0, 2, True)
+    assert second["song"] == first["song"]
+
+
 def test_weights_that_changed_are_noticed(run: Run, tmp_path: Path) -> None:
     run("out=a.flac")
     sidecar = json.loads((tmp_path / "a.json").read_text())
@@ -110,6 +120,9 @@ def test_files_are_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
         (["guidance=afg"], "guidance=afg: no such option; did you mean"),
         (["guidance.scale=0.5"], "guidance.scale=0.5: need >= 1"),
         (["guidance=none", "guidance.scale=4"], "guidance.scale"),
+        (["schedule=custom"], "schedule.timesteps: not given; add schedule.timesteps=..."),
+        (["sampler=upstraem"], "sampler=upstraem: no such option; did you mean upstream?"),
+        (["clean_last=perhaps"], "clean_last=perhaps: need true or false"),
         (["padding=some"], "padding=some: use upstream or masked"),
         (["normalize=loud"], "normalize=loud: use peak or none"),
         (["dtype=int3"], "dtype=int3: use one of float32"),
