@@ -7,7 +7,6 @@ kept was computed near a cut. Upstream: ``vae_encode_chunks.py`` and ``vae_decod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -42,45 +41,6 @@ def tiled_decode(
         halved //= 2
     overlap = max(halved, min(overlap, MIN_OVERLAP_FRAMES))
     return _tiled(lambda tile: autoencoder.decode(tile.transpose(1, 2)), latents.transpose(1, 2), chunk, overlap)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiled:
-    """An autoencoder that works in tiles whatever it is given; lengths in latent frames, defaults upstream's."""
-
-    autoencoder: Autoencoder
-    decode_chunk: int = 512
-    decode_overlap: int = 64
-    encode_chunk: int = 750
-    encode_overlap: int = 50
-
-    @property
-    def sample_rate(self) -> int:
-        """The inner autoencoder's."""
-        return self.autoencoder.sample_rate
-
-    @property
-    def hop(self) -> int:
-        """The inner autoencoder's."""
-        return self.autoencoder.hop
-
-    @property
-    def audio_channels(self) -> int:
-        """The inner autoencoder's."""
-        return self.autoencoder.audio_channels
-
-    @property
-    def latent_channels(self) -> int:
-        """The inner autoencoder's."""
-        return self.autoencoder.latent_channels
-
-    def encode(self, audio: Float[Tensor, "b a s"]) -> Posterior:
-        """See ``tiled_encode``."""
-        return tiled_encode(self.autoencoder, audio, self.encode_chunk * self.hop, self.encode_overlap * self.hop)
-
-    def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
-        """See ``tiled_decode``."""
-        return tiled_decode(self.autoencoder, latents, self.decode_chunk, self.decode_overlap)
 
 
 def _tiled(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b i n"], chunk: int, overlap: int) -> Tensor:

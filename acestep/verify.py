@@ -25,6 +25,8 @@ TOLERANCE = 2e-3
 """How far two machines' fingerprints may lie apart, in root mean squares of the velocity, in float32."""
 HALF_TOLERANCE = 0.1
 """The same where the pass ran in 16 bits."""
+SILENCE = "silence_latent"
+"""Hashed with the parameters; not counted, since it is none."""
 FRAMES, CODES, TOKENS, PROBES = 50, 10, 12, 8
 
 
@@ -57,7 +59,8 @@ def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     for name, tensor in _tensors(checkpoint):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"weights={weights}: {name} holds numbers that are not finite; fetch or train it again")
-        counts[name.partition(".")[0]] += tensor.numel()
+        if name != SILENCE:
+            counts[name.partition(".")[0]] += tensor.numel()
         digests.append(_digest(name, tensor))
     network = build_network(checkpoint, device, named_dtype(dtype), Padding.masked)
     return Verified(
@@ -144,7 +147,7 @@ def fingerprint_file(weights: str | Path) -> Path:
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the checkpoint, one in memory at a time; those of other networks after the name of their part."""
     yield from checkpoint.network.items()
-    yield "silence", checkpoint.silence
+    yield SILENCE, checkpoint.silence
     if checkpoint.autoencoder is not None:
         for name, tensor in checkpoint.autoencoder.items():
             yield f"autoencoder.{name}", tensor

@@ -32,7 +32,7 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str]) -
     if found := _unknown(text, config_name, arguments):
         return found
     if any(isinstance(link, MissingMandatoryValue) for link in chain):
-        key = re.search(r"Missing mandatory value: (\S+)", text)
+        key = FULL_KEY.search(text) or re.search(r"Missing mandatory value: (\S+)", text)
         return f"{key[1]}: not given; add {key[1]}=..." if key else _first_line(text)
     if isinstance(error, InstantiationException):
         key, odd = FULL_KEY.search(text), re.search(r"unexpected keyword argument '(\w+)'", text)

@@ -9,7 +9,7 @@ import torch
 from networks import normal
 
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.tiling import Tiled, tiled_decode, tiled_encode
+from acestep.tiling import tiled_decode, tiled_encode
 
 TINY = OobleckConfig(
     encoder_hidden_size=8,
@@ -80,16 +80,6 @@ def test_tiles_with_enough_overlap_change_nothing(oobleck: Oobleck) -> None:
     expected, tiled = oobleck.encode(audio), tiled_encode(oobleck, audio, chunk=480, overlap=200)
     torch.testing.assert_close(tiled.mean, expected.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(tiled.scale, expected.scale, atol=1e-6, rtol=1e-5)
-
-
-def test_tiled_is_an_autoencoder(oobleck: Oobleck) -> None:
-    tiled = Tiled(autoencoder=oobleck, decode_chunk=20, decode_overlap=4, encode_chunk=30, encode_overlap=6)
-    assert (tiled.hop, tiled.sample_rate, tiled.audio_channels, tiled.latent_channels) == (8, 800, 2, 4)
-    latents = normal(torch.Generator().manual_seed(1), 1, 50, 4)
-    assert torch.equal(tiled.decode(latents), tiled_decode(oobleck, latents, 20, 4))
-    audio = oobleck.decode(latents)
-    assert torch.equal(tiled.encode(audio).mean, tiled_encode(oobleck, audio, 240, 48).mean)
-    assert torch.equal(tiled.decode(latents[:, :20]), oobleck.decode(latents[:, :20]))
 
 
 def test_overlap_that_leaves_nothing_is_refused(oobleck: Oobleck) -> None:

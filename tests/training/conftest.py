@@ -74,7 +74,6 @@ def run(tiny: Path, store: Path) -> Run:
         trainer = TrainerConfig(accelerator="cpu", max_steps=steps, accumulate=accumulate, validate_every=3)(
             [periodic, *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
         )
-        trainer.progress_bar_callback.disable()
         found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         fit(
             trainer,
