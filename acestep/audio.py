@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep.files import atomic
 from acestep.types import Song
 
 SUBTYPES = {".flac": "PCM_24", ".wav": "PCM_24", ".ogg": "VORBIS"}
@@ -38,12 +38,9 @@ class Audio:
             raise ValueError(
                 f"out={path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(SUBTYPES)}"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-        soundfile.write(
-            aside, self.samples.T.float().cpu().numpy(), self.sample_rate, subtype=SUBTYPES[path.suffix.lower()]
-        )
-        os.replace(aside, path)
+        samples = self.samples.T.float().cpu().numpy()
+        with atomic(path) as aside:
+            soundfile.write(aside, samples, self.sample_rate, subtype=SUBTYPES[path.suffix.lower()])
         return path
 
     def _repr_html_(self) -> str:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from acestep.config.mains import Resume
-from acestep.evaluation.files import atomic
+from acestep.files import atomic
 
 ROOT = Path(__file__).parents[2]
 MACHINE_KEYS = (

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import nn
 
+from acestep.files import atomic
 from acestep.types import Autoencoder, Song
 
 FORMAT = 1
@@ -191,10 +191,8 @@ def read_settings(folder: Path) -> Settings:
 
 def write_settings(folder: Path, settings: Settings) -> None:
     """State ``settings`` for the store in ``folder``, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{SETTINGS_FILE}.{os.getpid()}"
-    aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, folder / SETTINGS_FILE)
+    with atomic(folder / SETTINGS_FILE) as aside:
+        aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -220,9 +218,8 @@ def write_shard(path: Path, rows: Sequence[Row], settings: Settings) -> None:
 
 def replace_shard(path: Path, table: pa.Table) -> None:
     """Put ``table`` in the place of the shard at ``path``."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, aside, compression="zstd")
-    os.replace(aside, path)
+    with atomic(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
 
 
 def read_text(path: Path) -> pa.Table:
@@ -267,10 +264,8 @@ def _mirror(path: Path, mirror: Path) -> None:
     for stale in mirror.parent.glob(f"{path.stem}-*.arrow"):
         stale.unlink(missing_ok=True)
     table = pq.read_table(path).combine_chunks()
-    aside = mirror.with_name(f".{mirror.name}.{os.getpid()}")
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with atomic(mirror) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    os.replace(aside, mirror)
 
 
 def _frames_of(column: pa.ListArray) -> np.ndarray:

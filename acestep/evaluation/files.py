@@ -1,31 +1,17 @@
-"""Writing so that a kill leaves either the old file or the new one, and hashing what is in them."""
+"""Strict JSON, and hashes of what is in files and modules."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes ``path``'s name when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+from acestep.files import atomic
 
 
 def write_json(path: str | Path, value: Any) -> None:

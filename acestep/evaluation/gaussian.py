@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.evaluation.files import atomic
+from acestep.files import atomic
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.audio import Audio, read_audio
-from acestep.evaluation.files import atomic
+from acestep.files import atomic
 
 Heard = dict[str, Tensor]
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.files import atomic
 from acestep.evaluation.results import Results
 from acestep.evaluation.statistics import Interval
+from acestep.files import atomic
 
 INK, MUTED, ACCENT, WARM, GRID = "#1b2430", "#6b7684", "#2f6fde", "#d9822b", "#e3e7ec"
 OTHERS = ("#3f9c6b", "#9b59b6", "#c0392b")

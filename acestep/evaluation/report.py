@@ -20,9 +20,9 @@ from acestep.audio import Audio, read_audio
 from acestep.evaluation import plots
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
-from acestep.evaluation.files import atomic
 from acestep.evaluation.results import Results, Row
 from acestep.evaluation.statistics import Interval
+from acestep.files import atomic
 
 ASSETS = Path(__file__).parent
 STYLE, SCRIPT = ASSETS / "report.css", ASSETS / "report.js"

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import torch
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.files import atomic, finite_or_none, write_json
+from acestep.evaluation.files import finite_or_none, write_json
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.statistics import Interval, bootstrap, holm, paired_difference, sign_flip_test
+from acestep.files import atomic
 
 SEED = 0
 """Of every resampling, so that the same songs give the same summary."""

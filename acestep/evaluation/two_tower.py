@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from acestep.audio import Audio
 from acestep.evaluation.embedders import cut_windows, mono
-from acestep.evaluation.files import atomic
+from acestep.files import atomic
 from acestep.types import Song
 
 _WORD = re.compile(r"\w+#?")

@@ -8,7 +8,6 @@ with the judged. Instruments have a reject class, so that an unknown timbre is n
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from acestep.files import atomic
 from acestep.synth.world import (
     BEAT_FRAMES,
     DRUMS,
@@ -266,9 +266,8 @@ class Oracles:
             for factor, readout in self.readouts.items()
             for name in ("mean", "scale", "weight", "bias")
         }
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, aside)
-        os.replace(aside, path)
+        with atomic(path) as aside:
+            save_file(tensors, aside)
 
     @classmethod
     def load(cls, path: Path) -> Oracles:

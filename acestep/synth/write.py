@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from acestep.audio import Audio
+from acestep.files import atomic
 from acestep.synth.render import SAMPLE_RATE, render
 from acestep.synth.world import CURATED, INSTRUMENTS, Annotation, Truth, describe, draw_truth
 from acestep.types import Song
@@ -84,6 +84,5 @@ def _write_song(folder: Path, seed: int, annotation: Annotation, instruments: tu
 
 
 def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with atomic(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")

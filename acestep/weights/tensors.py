@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from acestep.files import atomic
 
 NAMED = 5
 """How many offending tensors an error message lists."""
@@ -140,13 +141,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype |
         header[name] = {"dtype": DTYPE_NAMES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
+    with atomic(path) as aside, aside.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in sorted(tensors):
             file.write(stored(name).flatten().view(torch.uint8).numpy().data)
-    os.replace(aside, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

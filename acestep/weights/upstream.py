@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from acestep.files import atomic
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.keys import autoencoder_name
 from acestep.weights.tensors import TensorFiles, open_tensors, read_json, save_tensors, write_json
@@ -72,9 +72,8 @@ def read_silence(path: Path) -> Tensor:
 
 def write_silence(silence: Tensor, path: Path) -> None:
     """Write silence latents as published: one tensor, channels first."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(silence.transpose(1, 2).contiguous(), aside)
-    os.replace(aside, path)
+    with atomic(path) as aside:
+        torch.save(silence.transpose(1, 2).contiguous(), aside)
 
 
 def read_vae_config(folder: Path) -> dict[str, object]:
