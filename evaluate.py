@@ -12,14 +12,19 @@ def evaluate(cfg: DictConfig) -> None:
     """Every prompt under every setting, scored; the same folder again goes on where it stopped."""
     from acestep.config.evaluate import measure  # here, so that --help need not load torch
 
-    results, report = measure(cfg)
+    found = measure(cfg)
+    if found is None:
+        return
+    results, report = found
     for cell in results.cells:
         scores = [(name, results.interval(name, cell)) for name in results.headlines]
-        found = [f"{name} {score.mean:.3f} ({score.low:.3f} to {score.high:.3f})" for name, score in scores if score]
+        shown = [f"{name} {score.mean:.3f} ({score.low:.3f} to {score.high:.3f})" for name, score in scores if score]
         distances = [f"{name} {next(iter(values.values())):.4g}" for name, values in results.sets[cell].items()]
-        print(f"{cell}:  {'  '.join([*found, *distances])}")
+        print(f"{cell}:  {'  '.join([*shown, *distances])}")
     for metric, reason in results.setting.left_out.items():
         print(f"left out: {metric}: {reason}")
+    for line in results.summary()["advice"]:
+        print(f"note: {line}")
     print(report)
 
 

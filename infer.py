@@ -1,6 +1,8 @@
-"""Makes a song from words: ``python infer.py song.caption="..." out=song.flac``. ``--help`` shows every key."""
+"""Makes songs from words: ``python infer.py song.caption="..." out=song.flac``. ``--help`` shows every key."""
 
 from __future__ import annotations
+
+import sys
 
 from omegaconf import DictConfig
 
@@ -9,11 +11,12 @@ from acestep.config.run import main
 
 @main("infer")
 def infer(cfg: DictConfig) -> None:
-    """One song to one file."""
+    """One song to one file, or a list of songs to a folder."""
     from acestep.config.infer import make  # here, so that --help need not load torch
 
-    made = make(cfg)
-    print(f"{made.path}  ({made.song.seconds:.1f} s of music in {made.seconds_used:.1f} s)")
+    status = make(cfg, lambda line: print(line, flush=True))
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

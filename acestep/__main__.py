@@ -11,19 +11,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
-
-if TYPE_CHECKING:
-    from acestep.data.preprocess import Outcome
+from acestep.benches import bench_commands
+from acestep.terminal import SOME_SKIPPED, show_findings, show_outcome, songs_progress
 
 Commands = argparse._SubParsersAction
-
-SOME_SKIPPED = 3
-"""Exit status where everything went well except for files that could not be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +35,7 @@ def synth(options: argparse.Namespace) -> int:
     from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 
     instruments = options.instruments.split(",") if options.instruments else INSTRUMENTS
-    with _progress() as bar:
+    with songs_progress() as bar:
         task = bar.add_task("songs", total=options.songs)
         write_world(
             options.folder,
@@ -59,19 +51,46 @@ def synth(options: argparse.Namespace) -> int:
 
 
 def preprocess(options: argparse.Namespace) -> int:
-    """Encode a folder of songs into a latent store."""
+    """Encode songs into a latent store, or only look at them."""
     from acestep.assembly import load_autoencoder
+    from acestep.conditioning.metadata import checked
+    from acestep.data.journal import check_settings
+    from acestep.data.measure import Level
     from acestep.data.preprocess import Preprocess
+    from acestep.data.report import dry_run, write_report
+    from acestep.data.settings import SETTINGS_FILE
+    from acestep.data.store import read_rows
 
     load = partial(load_autoencoder, options.weights, options.device)
-    with _progress() as bar:
+    run = Preprocess(workers=options.workers, level=Level(options.loudness), checked=checked)
+    with songs_progress() as bar:
         task = bar.add_task("songs", total=None)
-        outcome = Preprocess(workers=options.workers)(
-            options.source, options.store, load, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+
+        def on_song(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if options.check:
+            if (options.store / SETTINGS_FILE).is_file():
+                check_settings(options.store, run.settings(load()))
+            rows, skipped = dry_run(options.source, run.work, on_song)
+            bar.stop()
+            return show_findings(rows, skipped, options.json)
+        outcome = run(options.source, options.store, load, on_song)
     if options.json:
         options.json.write_text(json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return _report(outcome, options.store)
+    status = show_outcome(outcome, options.store)
+    print(write_report(options.store / "report.html", read_rows(options.store), outcome.skipped))
+    return status
+
+
+def bench_data(options: argparse.Namespace) -> int:
+    """Measure how fast songs become latents, and latents batches."""
+    from acestep.assembly import load_autoencoder
+    from acestep.data.bench import bench_data as lines
+
+    for line in lines(partial(load_autoencoder, options.weights, options.device), options.songs, options.workers):
+        print(line, flush=True)
+    return 0
 
 
 def foundation(options: argparse.Namespace) -> int:
@@ -80,7 +99,7 @@ def foundation(options: argparse.Namespace) -> int:
     from acestep.config.run import build
     from acestep.micro import build_foundation
 
-    with _progress() as bar:
+    with songs_progress() as bar:
         task = bar.add_task("songs", total=options.songs)
         build_foundation(
             options.folder,
@@ -112,7 +131,7 @@ def convert(options: argparse.Namespace) -> int:
     if options.target.exists():
         raise ValueError(f"target={options.target}: exists; name a new folder")
     dtype = named_dtype(options.dtype) if options.dtype else None
-    save_checkpoint(open_checkpoint(options.source), options.target, options.to, dtype)
+    save_checkpoint(open_checkpoint(options.source), options.target, options.to, dtype, options.base)
     print(options.target)
     return 0
 
@@ -127,6 +146,8 @@ def verify(options: argparse.Namespace) -> int:
     for part, count in {**found.parameters, "total": sum(found.parameters.values())}.items():
         print(f"{part:<20}{count:>16,}")
     print(f"sha256       {found.sha256}\nfingerprint  {found.fingerprint}")
+    for planner in found.planners:
+        print(f"planner      {planner}")
     beside = fingerprint_file(options.weights)
     if options.save:
         beside.write_text(found.fingerprint + "\n", encoding="utf-8")
@@ -137,27 +158,21 @@ def verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress() -> Progress:
-    columns = BarColumn(), MofNCompleteColumn(), _SongsPerSecond(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+def bench_memory(options: argparse.Namespace) -> int:
+    """Measure or predict the memory that each mode takes."""
+    from acestep.bench import memory_table, predicted_table
+    from acestep.config.compose import composed
+    from acestep.config.run import build
 
-
-class _SongsPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Speed over the last songs."""
-        return Text(f"{task.speed:.1f} songs/s" if task.speed else "")
-
-
-def _report(outcome: Outcome, store: Path) -> int:
-    for skip in outcome.skipped:
-        print(f"skipped {skip.file}: {skip.reason}")
-    print(
-        f"{store}: {outcome.stored} songs stored ({outcome.seconds_of_audio:.0f} s), {outcome.kept} there before, "
-        f"{len(outcome.skipped)} skipped"
-    )
-    if outcome.skipped and not outcome.stored + outcome.kept:
-        raise ValueError(f"store={store}: no song could be used; the reasons stand above")
-    return SOME_SKIPPED if outcome.skipped else 0
+    if options.model:
+        lines = predicted_table(
+            build(composed("train", [f"model={options.model}"]).model), options.model, options.seconds
+        )
+    else:
+        lines = memory_table(options.weights, options.seconds, options.device, options.dtype, options.steps)
+    for line in lines:
+        print(line, flush=True)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     _micro_commands(commands)
     _data_commands(commands)
     _checkpoint_commands(commands)
+    bench_commands(commands, bench_memory, bench_data)
     return parser
 
 
@@ -200,7 +216,7 @@ def _micro_commands(commands: Commands) -> None:
         "train.py experiment=micro_base weights=FOLDER trains it.",
     )
     command.add_argument("folder", type=Path, help="where to")
-    command.add_argument("--songs", type=int, default=1800, help="how many to fit on (default 1800)")
+    command.add_argument("--songs", type=int, default=2000, help="how many the oracles are fitted on (default 2000)")
     command.add_argument("--seed", type=int, default=0, help="of songs and random weights (default 0)")
     command.add_argument("--workers", type=int, default=1, help="processes that render and listen (default 1)")
     command.set_defaults(command=foundation)
@@ -220,16 +236,26 @@ def _data_commands(commands: Commands) -> None:
     command = commands.add_parser(
         "preprocess",
         help="encode a folder of songs into a latent store, which training reads",
-        description="Encode a folder of songs into a latent store. Run it again after adding songs or correcting text: "
-        "only new audio is encoded. Text stands beside NAME.flac in NAME.txt or NAME.caption.txt (caption), "
-        "NAME.lyrics.txt, and NAME.json (caption, bpm, keyscale, timesignature, language).",
+        description="Encode songs into a latent store, and write STORE/report.html. Run it again after adding songs or "
+        "correcting text, or where it was killed: only new audio is encoded. Text stands beside NAME.flac in NAME.txt "
+        "or NAME.caption.txt (caption), NAME.lrc or NAME.lyrics.txt, and NAME.json (caption, bpm, keyscale, "
+        "timesignature, language, ...), or in a JSONL, JSON, CSV or Parquet manifest.",
         epilog=f"Exit status: 0 all well, {SOME_SKIPPED} some files skipped (each is named with its reason), 1 error.",
     )
-    command.add_argument("source", type=Path, help="folder of audio files, searched recursively")
+    command.add_argument(
+        "source", help="folder, manifest, tar shards or data set (hf://OWNER/NAME streams from the Hub)"
+    )
     command.add_argument("store", type=Path, help="folder of the store; made if it is not there")
     command.add_argument("--weights", default="micro", help="checkpoint whose autoencoder encodes (default micro)")
     command.add_argument("--workers", type=int, default=0, help="processes that encode; 0 uses this one (default 0)")
     command.add_argument("--device", default="cpu", help="where to encode, for instance cuda (default cpu)")
+    command.add_argument(
+        "--loudness",
+        choices=("none", "peak", "lufs"),
+        default="none",
+        help="leave levels as they are (default), bring peaks to -1 dBFS, or songs to -14 LUFS",
+    )
+    command.add_argument("--check", action="store_true", help="encode nothing; print one table of every problem")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the closing counts there")
     command.set_defaults(command=preprocess)
 
@@ -246,6 +272,7 @@ def _checkpoint_commands(commands: Commands) -> None:
     command.add_argument("target", type=Path, help="folder to write; must not be there")
     command.add_argument("--to", default="native", help="native, upstream or diffusers (default native)")
     command.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as they are)")
+    command.add_argument("--base", type=Path, help="a checkpoint beside the target: write only what differs from it")
     command.set_defaults(command=convert)
 
     command = commands.add_parser(

@@ -21,8 +21,10 @@ from acestep.models.language import TextEncoder
 from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.types import Autoencoder
 from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.native import is_native, native_base
 from acestep.weights.open import find_folder, folder_hash, open_checkpoint
 from acestep.weights.tensors import load_into
+from acestep.weights.training import is_training_state, training_base
 
 AUTOENCODERS = {"oobleck": (Oobleck, OobleckConfig), "spectral": (SpectralAutoencoder, SpectralConfig)}
 Member = TypeVar("Member", bound=Enum)
@@ -101,11 +103,18 @@ def build_conditioner(
 
 
 def fingerprint(weights: str | Path) -> str:
-    """SHA-256 of the checkpoint that ``weights`` names; an adapter's covers its base too."""
+    """SHA-256 of the checkpoint that ``weights`` names; that of what leans on a base covers the base too."""
     folder = find_folder(weights)
-    if not is_adapter(folder):
+    base: str | Path | None
+    if is_adapter(folder):
+        base = adapter_base(folder)
+    elif is_training_state(folder):
+        base = training_base(folder)
+    else:
+        base = native_base(folder) if is_native(folder) else None
+    if base is None:
         return folder_hash(folder)
-    return hashlib.sha256(f"{folder_hash(folder)} {fingerprint(adapter_base(folder))}".encode()).hexdigest()
+    return hashlib.sha256(f"{folder_hash(folder)} {fingerprint(base)}".encode()).hexdigest()
 
 
 def build_sampler(checkpoint: Checkpoint) -> Sampler:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import soundfile
 import torch
 from jaxtyping import Float
@@ -15,7 +19,9 @@ from torch import Tensor
 from acestep.files import atomic
 from acestep.types import Song
 
-SUBTYPES = {".flac": "PCM_24", ".wav": "PCM_24", ".ogg": "VORBIS"}
+SUBTYPES = {".flac": "PCM_24", ".wav": "PCM_24", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
+WRITTEN_SECONDS = 10
+"""Written at a time: memory stays bounded, and libsndfile's Vorbis breaks on long blocks."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,16 @@ class Audio:
         return self.samples.shape[-1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write FLAC or WAV (24-bit) or OGG, as the suffix says, aside and then renamed. Returns the path."""
+        """Write FLAC or WAV (24-bit), OGG or MP3, as the suffix says, aside and then renamed. Returns the path."""
         path = Path(path)
         if path.suffix.lower() not in SUBTYPES:
             raise ValueError(
                 f"out={path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(SUBTYPES)}"
             )
-        samples = self.samples.T.float().cpu().numpy()
-        with atomic(path) as aside:
-            soundfile.write(aside, samples, self.sample_rate, subtype=SUBTYPES[path.suffix.lower()])
+        channels, subtype = self.samples.shape[0], SUBTYPES[path.suffix.lower()]
+        with atomic(path) as aside, soundfile.SoundFile(aside, "w", self.sample_rate, channels, subtype) as file:
+            for block in self.samples.split(WRITTEN_SECONDS * self.sample_rate, dim=1):
+                file.write(block.T.float().cpu().numpy())
         return path
 
     def _repr_html_(self) -> str:
@@ -52,8 +59,46 @@ class Audio:
 
 def read_audio(path: str | Path) -> Audio:
     """The whole file at its own rate; mono or many channels as they are. Raises ``ValueError`` if it is not audio."""
+    with stream_audio(path) as stream:
+        empty = torch.zeros(stream.channels, 0)
+        return Audio(torch.cat([empty, *stream.blocks], dim=1), stream.sample_rate)
+
+
+@dataclass(frozen=True)
+class AudioStream:
+    """A file that is decoded as it is read: ``blocks`` of (channels, samples), to be taken once, in order.
+
+    ``samples`` is what the file says of its length; formats without an index give an estimate, or nothing true.
+    """
+
+    sample_rate: int
+    channels: int
+    samples: int
+    blocks: Iterator[Float[Tensor, "a n"]]
+
+
+@contextmanager
+def stream_audio(source: str | Path | BinaryIO, seconds: float = 10.0) -> Iterator[AudioStream]:
+    """The audio of a file in blocks of ``seconds``, so that memory does not grow with the song.
+
+    Raises:
+        ValueError: where it is not audio, at once or as soon as decoding meets what it cannot read.
+    """
+    name = source if isinstance(source, str | Path) else "audio"
+    with _readable(name), soundfile.SoundFile(source) as file:
+        yield AudioStream(file.samplerate, file.channels, max(file.frames, 0), _blocks(file, seconds))
+
+
+def _blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[Float[Tensor, "a n"]]:
+    with _readable(file.name):
+        buffer = np.empty((max(1, int(seconds * file.samplerate)), file.channels), dtype=np.float32)
+        while len(block := file.read(out=buffer)):
+            yield torch.from_numpy(block.T.copy())
+
+
+@contextmanager
+def _readable(name: object) -> Iterator[None]:
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        yield
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not an audio file that libsndfile can read ({error})") from error
-    return Audio(torch.from_numpy(samples.T.copy()), rate)
+        raise ValueError(f"{name}: not an audio file that libsndfile can read ({error})") from error

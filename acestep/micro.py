@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
@@ -28,16 +30,17 @@ from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.synth import INSTRUMENTS, UNSEEN_INSTRUMENT, Oracles, draw_song, render
 from acestep.synth.oracles import OTHER, Observation, observe
 from acestep.synth.render import unknown_timbre
-from acestep.synth.world import BEAT_FRAMES, FRAME_RATE, MODES, TONICS, WORDS
+from acestep.synth.world import BEAT_FRAMES, CONSONANTS, FRAME_RATE, MODES, SLOTS, TONICS, VOWELS, WORDS, spelt
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.save import save_checkpoint
 
 TEXT_WIDTH = 64
 VOCABULARY = 640
+TEXT_SONGS, AUDIO_SONGS = 1500, 400  # that the tokenizer and the autoencoder are fitted on
 MAX_SECONDS = 600.0
 CLOCK_FRAMES = 504  # a whole number of turns of most beats; longer songs tile it
-# Frames a turn of each hand of the silence clock: every plausible beat and its halves and doubles, then slower ones.
-CLOCK_PERIODS = (*range(5, 18), *range(18, 42, 2), 48, 64, 96, 144, 216, 324, 486)
+# Frames a turn of each hand of the silence clock: every beat of the world, then slow ones that tell the place.
+CLOCK_PERIODS = (*BEAT_FRAMES, 48, 96, 192, 384)
 TEMPLATE = (
     f"# Instruction\n{TEXT2MUSIC}\n\n# Caption",
     "\n\n# Metas\n- bpm: ",
@@ -49,8 +52,11 @@ TEMPLATE = (
     "\n\n# Lyric\n",
     "[verse]",
     "[chorus]",
+    "\n[verse]",
+    "\n[chorus]",
     INSTRUMENTAL,
 )
+ACCENT = 0.3  # how far a word's vector lies from its meaning's
 ALL_INSTRUMENTS = (*INSTRUMENTS, UNSEEN_INSTRUMENT)
 REJECT_SHARE = 0.08
 SAMPLER = {"schedule": {"class": "Shifted", "steps": 16, "shift": 1.0}, "guidance": {"class": "CFG", "scale": 3.0}}
@@ -59,7 +65,7 @@ SAMPLER = {"schedule": {"class": "Shifted", "steps": 16, "shift": 1.0}, "guidanc
 def build_foundation(
     folder: Path,
     config: AceStepConfig,
-    songs: int = 3000,
+    songs: int = 2000,
     seed: int = 0,
     workers: int = 1,
     on_song: Callable[[int], None] | None = None,
@@ -69,15 +75,15 @@ def build_foundation(
     Args:
         folder: where to.
         config: the network's sizes.
-        songs: how many the autoencoder and the oracles are fitted on.
+        songs: how many the oracles are fitted on.
         seed: of the songs and of every random number.
         workers: processes that render and listen.
         on_song: told after each song how many are done.
     """
     generator = torch.Generator().manual_seed(seed)
     with TemporaryDirectory() as text_folder:
-        text_encoder = _write_text_encoder(Path(text_folder), seed, songs, generator)
-        autoencoder = _fitted_autoencoder(seed, min(songs, 400))
+        text_encoder = _write_text_encoder(Path(text_folder), seed, generator)
+        autoencoder = _fitted_autoencoder(seed)
         network = AceStep(config)
         network.init_weights(generator)
         checkpoint = Checkpoint(
@@ -89,7 +95,7 @@ def build_foundation(
             autoencoder_config={},
             autoencoder=autoencoder.state_dict(),
             text_encoder=text_encoder,
-            lengths=Lengths(min_seconds=2.0, max_seconds=MAX_SECONDS, default_seconds=8.0),
+            lengths=Lengths(min_seconds=2.0, max_seconds=MAX_SECONDS, default_seconds=6.0),
             sampler=SAMPLER,
         )
         save_checkpoint(checkpoint, folder)
@@ -107,13 +113,13 @@ def silence_clock(autoencoder: SpectralAutoencoder) -> Float[Tensor, "1 t c"]:
     silent = autoencoder.encode(torch.zeros(1, 2, 4 * autoencoder.hop)).mean[:, 1:2]
     turns = torch.arange(CLOCK_FRAMES, dtype=torch.float64)[:, None] / torch.tensor(CLOCK_PERIODS, dtype=torch.float64)
     hands = torch.cat([torch.cos(2 * math.pi * turns), torch.sin(2 * math.pi * turns)], 1)
-    return silent + hands[None].float()
+    return silent + F.pad(hands, (0, silent.shape[-1] - hands.shape[-1]))[None].float()
 
 
-def _write_text_encoder(folder: Path, seed: int, songs: int, generator: torch.Generator) -> Path:
+def _write_text_encoder(folder: Path, seed: int, generator: torch.Generator) -> Path:
     """A byte-level BPE learned on the world's prompts, and a Qwen3 of one layer with random weights."""
     texts = []
-    for index in range(songs):
+    for index in range(TEXT_SONGS):
         prompt = render_prompt(draw_song(seed, index, instruments=ALL_INSTRUMENTS)[1])
         texts += [prompt.text.replace(PAD, ""), prompt.lyrics.replace(PAD, "")]
     tokenizer = Tokenizer(models.BPE())
@@ -128,10 +134,14 @@ def _write_text_encoder(folder: Path, seed: int, songs: int, generator: torch.Ge
     )
     tokenizer.train_from_iterator(texts, trainer)
     # A fact is one token, and so is what every prompt says: else attention has to find ten words among a hundred.
-    facts = {word for words in WORDS.values() for word in words.values()} | {f"{t} {m}" for t in TONICS for m in MODES}
-    facts |= {str(round(60 * FRAME_RATE / beat)) for beat in BEAT_FRAMES}
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in TEMPLATE])
-    tokenizer.add_tokens([AddedToken(text, lstrip=True, single_word=True, normalized=False) for text in sorted(facts)])
+    meanings = word_meanings()
+    tokenizer.add_tokens(
+        [AddedToken(text, rstrip=text.endswith("e]") or text.endswith("s]"), normalized=False) for text in TEMPLATE]
+    )
+    facts = [
+        AddedToken(text, lstrip=True, single_word=text[-1].isalnum(), normalized=False) for text in sorted(meanings)
+    ]
+    tokenizer.add_tokens(facts)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {PAD}", special_tokens=[(PAD, tokenizer.token_to_id(PAD))]
     )
@@ -144,13 +154,37 @@ def _write_text_encoder(folder: Path, seed: int, songs: int, generator: torch.Ge
             # Tokens must stay recognisable in the output: the one layer adds context at half their level.
             width = 1.0 if "embed" in name else 0.5 * parameter.shape[1] ** -0.5
             parameter.data = width * torch.randn(parameter.shape, generator=generator)
+    _give_meaning(network.embed_tokens.weight.data, tokenizer, meanings, generator)
     network.half().save_pretrained(folder)
     return folder
 
 
-def _fitted_autoencoder(seed: int, songs: int) -> SpectralAutoencoder:
+def word_meanings() -> dict[str, tuple[str, ...]]:
+    """Every word of the world with what it means: the same in four languages; a key is both tonic and mode."""
+    meanings = {word: (meaning,) for words in WORDS.values() for meaning, word in words.items()}
+    meanings |= {f"{tonic} {mode}": (tonic, mode) for tonic in TONICS for mode in MODES}
+    for consonant, vowel in product(CONSONANTS.values(), VOWELS):
+        meanings |= {
+            word: (f"{vowel} in place {place}",) for place, word in enumerate(spelt(SLOTS * [consonant + vowel]))
+        }
+    return meanings | {str(round(60 * FRAME_RATE / beat)): (f"{beat} frames",) for beat in BEAT_FRAMES}
+
+
+def _give_meaning(
+    table: Float[Tensor, "v c"], tokenizer: Tokenizer, meanings: dict[str, tuple[str, ...]], generator: torch.Generator
+) -> None:
+    """Move words of one meaning together in the embedding ``table``, as training on text does."""
+    names = sorted({meaning for parts in meanings.values() for meaning in parts})
+    vectors = {name: torch.randn(table.shape[1], generator=generator) for name in names}
+    for word, parts in meanings.items():
+        meaning = sum(vectors[part] for part in parts) / math.sqrt(len(parts))
+        row = tokenizer.token_to_id(word)
+        table[row] = math.sqrt(1 - ACCENT**2) * meaning + ACCENT * table[row]
+
+
+def _fitted_autoencoder(seed: int) -> SpectralAutoencoder:
     autoencoder = SpectralAutoencoder(SpectralConfig())
-    truths = (draw_song(seed, index, instruments=ALL_INSTRUMENTS)[0] for index in range(songs))
+    truths = (draw_song(seed, index, instruments=ALL_INSTRUMENTS)[0] for index in range(AUDIO_SONGS))
     autoencoder.fit(torch.cat([autoencoder.features(torch.from_numpy(render(t))[None])[0] for t in truths]))
     return autoencoder
 

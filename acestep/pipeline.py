@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.adapters import adapter_base, is_adapter, load_adapter
+from acestep.adapters.bank import Bank
 from acestep.assembly import build_autoencoder, build_conditioner, build_network, build_sampler, choice, named_dtype
 from acestep.audio import Audio
 from acestep.conditioning.encode import Conditioner
-from acestep.conditioning.metadata import checked
+from acestep.conditioning.request import TASKS, checked_request
 from acestep.data.encode import TiledEncoder
-from acestep.flow.noise import SongNoise, song_generators
 from acestep.flow.sampler import OnStep, Sampler
+from acestep.loudness import Normalize, levelled
+from acestep.memory import Memory, Placement, quantise
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
+from acestep.requests import Prepared, batches, keeps_source, prepare, source_samples, spliced
+from acestep.sampling import BatchSampler
 from acestep.tiling import tiled_decode
-from acestep.types import Autoencoder, Conditions, Posterior, Song
+from acestep.types import Autoencoder, Posterior, Request, Song
 from acestep.units import frames_to_seconds, seconds_to_frames
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.open import find_folder, open_checkpoint
 from acestep.weights.save import save_checkpoint
 
-PEAK = 10 ** (-1 / 20)
-"""-1 dBFS."""
-SILENT = 1e-6
 DECODE_CHUNKS = {"oobleck": 512}
 DECODE_OVERLAP = 64
 """Latent frames, as upstream (``vae_decode.py``). The spectral autoencoder's phases run through a whole song."""
 
+OnLatents = Callable[[Song, Float[Tensor, "t c"]], None]
+"""Told of each song's latents before they are decoded."""
+
 logger = logging.getLogger(__name__)
-
-
-class Normalize(Enum):
-    """What happens to a song's level after decoding.
-
-    ``peak`` scales every song to a peak of -1 dBFS, as upstream does; ``none`` only divides by the peak where it
-    exceeds 1, so that nothing clips. Loudness is not to be judged on ``peak``.
-    """
-
-    peak = "peak"
-    none = "none"
 
 
 @dataclass(frozen=True)
@@ -56,9 +47,12 @@ class Pipeline:
     """The parts of a model, built, as one instrument.
 
     Example:
-        >>> pipe = Pipeline.from_pretrained("micro")  # doctest: +SKIP
-        >>> for audio in pipe.generate([Song(caption="…", seconds=8.0, seed=7)]):  # doctest: +SKIP
-        ...     audio.save("song.flac")
+        >>> from acestep.flow import Euler, Linear, NoGuidance, Sampler
+        >>> pipe = Pipeline.from_pretrained("micro")
+        >>> song = Song(caption="a song with flute, bright major", seconds=pipe.lengths.min_seconds, seed=7)
+        >>> for audio in pipe.generate([song], Sampler(Linear(steps=2), Euler(), NoGuidance())):
+        ...     print(audio.samples.shape[0], "channels at", audio.sample_rate, "Hz")
+        2 channels at 48000 Hz
 
     Args:
         network: DiT, condition encoder and tokenizer.
@@ -67,7 +61,9 @@ class Pipeline:
         lengths: seconds of music that the checkpoint makes.
         sampler: used where ``generate`` gets none.
         checkpoint: what the parts were built from.
+        placement: where parts work, and whether they wait elsewhere.
         decode_chunk: latent frames that are decoded at a time, which bounds the memory; ``None`` decodes songs whole.
+        allow_untrained: whether tasks may be asked for that the checkpoint was not trained for.
     """
 
     network: AceStep
@@ -76,7 +72,14 @@ class Pipeline:
     lengths: Lengths
     sampler: Sampler
     checkpoint: Checkpoint
+    placement: Placement = field(default_factory=Placement)
     decode_chunk: int | None = None
+    allow_untrained: bool = False
+    bank: Bank = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """The adapters that songs ask for are kept with the network."""
+        object.__setattr__(self, "bank", Bank(self.network.decoder))
 
     @classmethod
     def from_pretrained(
@@ -85,17 +88,22 @@ class Pipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = "float32",
         padding: Padding | str | None = None,
+        memory: Memory | str = Memory.full,
+        allow_untrained: bool = False,
     ) -> Pipeline:
         """The checkpoint in a folder (any known layout, or a run folder), or a shipped one by its name.
 
-        A folder that holds an adapter is loaded on top of the weights that it was trained on.
+        A folder that holds an adapter is loaded on top of the weights that it was trained on. ``memory`` is any but
+        ``auto``; ``acestep.memory.choose`` picks one.
         """
         folder = find_folder(path_or_name)
+        memory = choice("memory", Memory, memory)
         if not is_adapter(folder):
-            return cls.from_checkpoint(open_checkpoint(folder), device, dtype, padding)
-        pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding)
+            return cls.from_checkpoint(open_checkpoint(folder), device, dtype, padding, memory, allow_untrained)
+        pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding, memory, allow_untrained)
         load_adapter(pipeline.network.decoder, folder)
-        pipeline.network.to(device, named_dtype(dtype)).eval()
+        pipeline.network.decoder.to("cpu" if memory.offloads else device)
+        pipeline.network.eval()
         return pipeline
 
     @classmethod
@@ -105,18 +113,26 @@ class Pipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = "float32",
         padding: Padding | str | None = None,
+        memory: Memory = Memory.full,
+        allow_untrained: bool = False,
     ) -> Pipeline:
-        """The parts of ``checkpoint``, built on ``device``."""
-        dtype = named_dtype(dtype)
-        network = build_network(checkpoint, device, dtype, padding)
+        """The parts of ``checkpoint``, built on ``device``, or beside it where ``memory`` offloads."""
+        dtype, home = named_dtype(dtype), torch.device("cpu") if memory.offloads else torch.device(device)
+        network = build_network(checkpoint, "cpu" if memory.quantised else home, dtype, padding)
+        if memory.quantised:
+            quantise(network, memory.quantised)
+            network.to(home)
+        network.null_condition_emb.data = network.null_condition_emb.to(device)
         return cls(
             network=network,
-            autoencoder=build_autoencoder(checkpoint, device, dtype),
-            conditioner=build_conditioner(checkpoint, network.config, device, dtype),
+            autoencoder=build_autoencoder(checkpoint, home, dtype),
+            conditioner=build_conditioner(checkpoint, network.config, home, dtype),
             lengths=checkpoint.lengths,
             sampler=build_sampler(checkpoint),
             checkpoint=checkpoint,
+            placement=Placement(torch.device(device), memory.offloads),
             decode_chunk=DECODE_CHUNKS.get(checkpoint.autoencoder_class),
+            allow_untrained=allow_untrained,
         )
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -131,11 +147,21 @@ class Pipeline:
         sampler: Sampler | None = None,
         batch_size: int = 1,
         normalize: Normalize | str = Normalize.peak,
+        on_step: OnStep | None = None,
+        on_latents: OnLatents | None = None,
     ) -> Iterator[Audio]:
         """Audio of each song, in order, as batches finish.
 
         A song's noise is drawn on the CPU from its own seed, and with ``padding=masked`` it does not hear what it is
         batched with: ``batch_size`` changes the speed, not the music.
+
+        Args:
+            songs: what to make; a ``Request`` may start from recordings and carry adapters.
+            sampler: how; ``None`` is the checkpoint's own.
+            batch_size: songs at a time, at most: only those of one task and strength share a batch.
+            normalize: at what level; a song that keeps a part of its source keeps its source's.
+            on_step: told of each sampler step before it is taken, for previews (``path.clean_estimate``).
+            on_latents: told of each song's latents before they are decoded.
 
         Raises:
             ValueError: at once, if any song asks for what the checkpoint cannot make.
@@ -143,58 +169,114 @@ class Pipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 song at a time")
         resolved = [self.resolve(song) for song in songs]
-        return self._generate(resolved, sampler or self.sampler, batch_size, choice("normalize", Normalize, normalize))
+        level = choice("normalize", Normalize, normalize)
+        return self._generate(batches(resolved, batch_size), sampler or self.sampler, level, on_step, on_latents)
 
     def resolve(self, song: Song) -> Song:
         """``song`` as it will be made: metadata in the trained form, ``seconds`` a whole number of latent frames."""
+        song = checked_request(song)
+        self.conditioner.check(song)
+        if isinstance(song, Request):
+            self._check_trained(song)
+            if song.source is not None:
+                return replace(song, seconds=self._source_seconds(song))
         seconds = self.lengths.default_seconds if song.seconds is None else song.seconds
-        frames = self._frames(self.lengths.check(seconds))
-        seconds = frames_to_seconds(frames, self.autoencoder.sample_rate, self.autoencoder.hop)
-        return replace(checked(song), seconds=seconds)
+        return replace(song, seconds=self._seconds(self._frames(self.lengths.check(seconds))))
 
     @torch.no_grad()
     def latents(
         self, songs: Sequence[Song], sampler: Sampler | None = None, on_step: OnStep | None = None
     ) -> list[Float[Tensor, "t c"]]:
         """Latents of resolved ``songs``, made as one batch, each at its own length."""
-        frames = [self._frames(song.seconds) for song in songs]
-        weight = next(self.network.parameters())
-        generators = song_generators([song.seed for song in songs])
-        fresh = SongNoise(generators, frames, self.autoencoder.latent_channels, weight.device)
-        sampler = sampler or self.sampler
-        with _evaluating(self.network):
-            inputs = self.conditioner.encode(songs, frames).to(weight.device, weight.dtype)
-            conditions = self.network.condition(inputs, self.conditioner.silence.to(weight))
-            null = self.network.null(conditions)
-            made = sampler(self._velocity, fresh(), conditions, null, draw=fresh, on_step=on_step)
-        return [latents[:length] for latents, length in zip(made, frames, strict=True)]
+        return self._sampled(self._prepared(songs), sampler or self.sampler, on_step)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
         """Waveforms of latents, in float32."""
-        latents = latents.to(self._autoencoder_weight())
-        if self.decode_chunk is None:
-            return self.autoencoder.decode(latents).float()
-        return tiled_decode(self.autoencoder, latents, self.decode_chunk, DECODE_OVERLAP).float()
+        with self.placement(self.autoencoder):
+            latents = latents.to(self._autoencoder_weight())
+            if self.decode_chunk is None:
+                return self.autoencoder.decode(latents).float()
+            return tiled_decode(self.autoencoder, latents, self.decode_chunk, DECODE_OVERLAP).float()
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Posterior:
         """The autoencoder's belief about ``audio`` of any rate and channel count, as a batch of one."""
-        weight = self._autoencoder_weight()
-        return TiledEncoder()(replace(audio, samples=audio.samples.to(weight)), self.autoencoder)
+        with self.placement(self.autoencoder):
+            weight = self._autoencoder_weight()
+            return TiledEncoder()(replace(audio, samples=audio.samples.to(weight)), self.autoencoder)
 
-    def _generate(self, songs: list[Song], sampler: Sampler, batch_size: int, normalize: Normalize) -> Iterator[Audio]:
-        for start in range(0, len(songs), batch_size):
-            batch = songs[start : start + batch_size]
-            for song, latents in zip(batch, self.latents(batch, sampler), strict=True):
+    def _generate(
+        self,
+        groups: Iterator[list[Song]],
+        sampler: Sampler,
+        normalize: Normalize,
+        on_step: OnStep | None,
+        on_latents: OnLatents | None,
+    ) -> Iterator[Audio]:
+        for songs in groups:
+            for remark in (remark for song in songs for remark in self.conditioner.remarks(song)):
+                logger.warning(remark)
+            batch = self._prepared(songs)
+            for item, latents in zip(batch, self._sampled(batch, sampler, on_step), strict=True):
+                name = f"song.seed={item.song.seed}"
                 if not latents.isfinite().all():
-                    raise ValueError(f"song.seed={song.seed}: the sampler left the finite numbers; use dtype=float32")
-                samples = levelled(self.decode(latents[None])[0].cpu(), normalize)
-                yield Audio(samples, self.autoencoder.sample_rate, song)
+                    raise ValueError(f"{name}: the sampler left the finite numbers; use dtype=float32")
+                if on_latents:
+                    on_latents(item.song, latents)
+                samples = spliced(self.decode(latents[None])[0].cpu(), item, self.autoencoder, self.decode)
+                rate = self.autoencoder.sample_rate
+                level = Normalize.none if keeps_source(item.song) else normalize
+                yield Audio(levelled(samples, level, rate, name), rate, item.song)
 
-    def _velocity(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        dtype = conditions.states.dtype
-        return self.network.velocity(x_t.to(dtype), t, conditions).to(x_t.dtype)
+    def _prepared(self, songs: Sequence[Song]) -> list[Prepared]:
+        return [
+            prepare(
+                song,
+                self._frames(song.seconds),
+                self.autoencoder,
+                self.conditioner.silence,
+                self.conditioner.reference_frames,
+                lambda audio: self.encode(audio).mean[0].float(),
+            )
+            for song in songs
+        ]
+
+    def _sampled(
+        self, batch: Sequence[Prepared], sampler: Sampler, on_step: OnStep | None
+    ) -> list[Float[Tensor, "t c"]]:
+        # Training moves the network by itself: where it stays, it says where the work is.
+        device = self.placement.device if self.placement.offload else self.network.null_condition_emb.device
+        return BatchSampler(self.network, self.conditioner, self.bank, self.placement, device)(batch, sampler, on_step)
+
+    def _source_seconds(self, song: Request) -> float:
+        """How long a song from a recording lasts."""
+        samples = source_samples(song, self.autoencoder.sample_rate)
+        frames = samples // self.autoencoder.hop
+        seconds = self._seconds(frames)
+        key = "source" if song.end is None else "end"
+        key = "start" if song.start is not None and song.start < 0 else key
+        try:
+            self.lengths.check(seconds)
+        except ValueError as error:
+            reason = str(error).partition(": ")[2]
+            raise ValueError(f"song.{key}={getattr(song, key)}: the song would last {seconds:g} s; {reason}") from error
+        if song.seconds is not None and self._frames(song.seconds) != frames:
+            raise ValueError(
+                f"song.seconds={song.seconds:g}: task {song.task} lasts as its source does, {seconds:g} s; leave it out"
+            )
+        return seconds
+
+    def _check_trained(self, song: Request) -> None:
+        is_base = "base" in str(self.checkpoint.network_config.get("model_version", ""))
+        if not (TASKS[song.task].trained or is_base or self.allow_untrained):
+            raise ValueError(
+                f"song.task={song.task}: {self.checkpoint.name} was not trained for it; use a base checkpoint, "
+                "or add allow_untrained=true"
+            )
+
+    def _seconds(self, frames: int) -> float:
+        return frames_to_seconds(frames, self.autoencoder.sample_rate, self.autoencoder.hop)
 
     def _frames(self, seconds: float) -> int:
         return seconds_to_frames(seconds, self.autoencoder.sample_rate, self.autoencoder.hop)
@@ -202,22 +284,3 @@ class Pipeline:
     def _autoencoder_weight(self) -> Tensor:
         tensors = [*self.autoencoder.parameters(), *self.autoencoder.buffers()]
         return next(tensor for tensor in tensors if tensor.is_floating_point())
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """``module`` in evaluation mode, then as it was: songs are also made in the midst of training."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
-def levelled(samples: Float[Tensor, "a s"], normalize: Normalize) -> Float[Tensor, "a s"]:
-    """A song at the level that ``normalize`` names (upstream ``generate_music_decode.py``, ``audio_utils.py``)."""
-    peak = float(samples.abs().max())
-    if normalize is Normalize.peak:
-        return samples * (PEAK / peak) if peak >= SILENT else samples
-    return samples / peak if peak > 1 else samples

@@ -6,7 +6,8 @@ kept was computed near a cut. Upstream: ``vae_encode_chunks.py`` and ``vae_decod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -45,17 +46,53 @@ def tiled_decode(
 
 def _tiled(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b i n"], chunk: int, overlap: int) -> Tensor:
     """``function`` over the last axis of ``x``, tile by tile; one pass if a single tile holds everything."""
-    total, stride = x.shape[-1], chunk - 2 * overlap
-    if total <= chunk:
-        return function(x)
-    if stride < 1:
-        raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
-    cores, ratio = [], None
-    for start in range(0, total, stride):
+    return torch.cat([window.core(function(window.x)) for window in windows([x], chunk, overlap)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A core of a stream and what stands on either side of it: ``lead`` before and ``tail`` behind, to be discarded."""
+
+    x: Float[Tensor, "*b n"]
+    lead: int
+    tail: int
+
+    def core(self, result: Float[Tensor, "*b m"]) -> Float[Tensor, "*b k"]:
+        """The part of ``result``, made of ``x`` at any rate, that belongs to the core."""
+        ratio = result.shape[-1] / self.x.shape[-1]
+        return result[..., round(self.lead * ratio) : result.shape[-1] - round(self.tail * ratio)]
+
+
+def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -> Iterator[Window]:
+    """The windows of a stream that comes in ``blocks`` of any length along the last axis; one if ``chunk`` holds all.
+
+    What is held in memory is a window and a block.
+    """
+    stride = chunk - 2 * overlap
+    held: list[Tensor] = []
+    lead = 0
+    for block in blocks:
+        held.append(block)
+        have = sum(part.shape[-1] for part in held)
+        # The first window waits for more than a chunk, since a stream no longer than that is one window.
+        while have > (chunk if lead == 0 else lead + stride + overlap):
+            if stride < 1:
+                raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
+            x = torch.cat(held, dim=-1)
+            yield Window(x[..., : lead + stride + overlap], lead, overlap)
+            following = min(lead + stride, overlap)
+            held = [x[..., lead + stride - following :]]
+            lead, have = following, held[0].shape[-1]
+    if held:
+        yield from _last_windows(torch.cat(held, dim=-1), lead, stride, overlap, chunk)
+
+
+def _last_windows(x: Tensor, lead: int, stride: int, overlap: int, chunk: int) -> Iterator[Window]:
+    total = x.shape[-1]
+    if lead == 0 and total <= chunk:
+        yield Window(x, 0, 0)
+        return
+    for start in range(lead, total, stride):
         stop = min(start + stride, total)
         first, last = max(0, start - overlap), min(total, stop + overlap)
-        tile = function(x[..., first:last])
-        ratio = tile.shape[-1] / (last - first) if ratio is None else ratio
-        lead, tail = round((start - first) * ratio), round((last - stop) * ratio)
-        cores.append(tile[..., lead : tile.shape[-1] - tail])
-    return torch.cat(cores, dim=-1)
+        yield Window(x[..., first:last], start - first, last - stop)

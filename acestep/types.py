@@ -13,23 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Song:
-    """One request or one training example, in words: what a person writes down before any tensor exists.
-
-    ``seconds=None`` asks for the checkpoint's usual length. ``bpm``, ``key`` and ``time_signature`` left at
-    ``None`` are written as ``N/A`` in the prompt. Empty ``lyrics`` mean an instrumental.
-    """
-
-    caption: str = ""
-    lyrics: str = ""
-    language: str = "unknown"
-    seconds: float | None = None
-    bpm: int | None = None
-    key: str | None = None
-    time_signature: str | None = None
-    seed: int = 0
+from acestep.song import AdapterUse as AdapterUse
+from acestep.song import Request as Request
+from acestep.song import Song as Song
 
 
 @dataclass(frozen=True)

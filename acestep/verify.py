@@ -17,7 +17,8 @@ from acestep.models.acestep import AceStep, AceStepConfig, Padding
 from acestep.types import ConditionInputs
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
-from acestep.weights.tensors import open_tensors
+from acestep.weights.tensors import all_finite, open_tensors
+from acestep.weights.upstream import language_models
 
 FAMILY_SIZES = {"xl_{}": (2560, 9728, 32, 32, 2048), "{}_2b": (2048, 6144, 24, 16, None)}
 KINDS = ("sft", "base")
@@ -39,12 +40,14 @@ class Verified:
         parameters: numbers by part, in the order of the checkpoint.
         sha256: over every tensor's name, type, shape and bytes, whatever their order or file.
         fingerprint: of the fixed forward pass.
+        planners: names of the 5 Hz language models that came with it; they are neither counted nor hashed.
     """
 
     family: str
     parameters: dict[str, int]
     sha256: str
     fingerprint: str
+    planners: tuple[str, ...]
 
 
 def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> Verified:
@@ -57,7 +60,7 @@ def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     counts: Counter[str] = Counter()
     digests = []
     for name, tensor in _tensors(checkpoint):
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise ValueError(f"weights={weights}: {name} holds numbers that are not finite; fetch or train it again")
         if name != SILENCE:
             counts[name.partition(".")[0]] += tensor.numel()
@@ -68,6 +71,7 @@ def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> 
         parameters=dict(counts),
         sha256=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
         fingerprint=fingerprint(network),
+        planners=tuple(path.name for path in language_models(find_folder(weights))),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("diffusers", reason="a development dependency")
 
+from benchmarks import loading
 from benchmarks.measure import count_flops, matmul_peak
 from benchmarks.sampler import main
 
@@ -26,6 +27,21 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["share_of_peak"] > 0
     assert record["machine"]["peak_flops"] > 0
     assert "share of peak" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "loading.json"
+    loading.main([str(tmp_path / "weights"), "--model", "tiny", "--rounds", "1", "--json", str(file)])
+    record = json.loads(file.read_text(encoding="utf-8"))
+    read, load, *rest = record["rows"]
+    assert [row["name"] for row in (read, load)] == ["read from memory", "load from memory"]
+    assert [row["name"] for row in rest] == ["read from disk", "load from disk", "convert to native"]
+    assert load["times_reading"] == pytest.approx(load["seconds"] / read["seconds"])
+    assert all(0 <= row["memory"] < 2e9 for row in record["rows"])
+    assert record["machine"]["file"] > record["machine"]["largest"] > 0
+    assert "largest tensor" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["tiny_bfloat16"]
 
 
 def test_flops_of_attention_are_counted() -> None:

@@ -31,9 +31,24 @@ def test_preprocess_then_again(songs: Path, tiny: Path, tmp_path: Path, capsys: 
 
     (songs / "b.wav").write_text("no audio", encoding="utf-8")
     assert main([*command, "--json", str(tmp_path / "counts.json")]) == SOME_SKIPPED
-    assert "skipped b.wav: b.wav: not an audio file" in capsys.readouterr().out
+    assert "skipped b.wav: not an audio file" in capsys.readouterr().out
     counts = json.loads((tmp_path / "counts.json").read_text(encoding="utf-8"))
     assert (counts["stored"], counts["kept"], [skip["file"] for skip in counts["skipped"]]) == (0, 1, ["b.wav"])
+
+
+def test_a_check_tells_all_problems_and_writes_no_store(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (songs / "b.wav").write_text("no audio", encoding="utf-8")
+    (songs / "a.json").write_text('{"bpm": 5}', encoding="utf-8")
+    facts = tmp_path / "facts.json"
+    command = ["preprocess", str(songs), str(tmp_path / "store"), "--check", "--json", str(facts)]
+    assert main(command) == SOME_SKIPPED
+    table = capsys.readouterr().out
+    assert "0 songs can be used, 2 cannot" in table
+    assert "song.bpm=5" in table
+    assert [skip["file"] for skip in json.loads(facts.read_text(encoding="utf-8"))["skipped"]] == ["a.flac", "b.wav"]
+    assert not (tmp_path / "store").exists()
 
 
 def test_workers_find_the_weights(songs: Path, tiny: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_files_are_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
         (["sampler=upstraem"], "sampler=upstraem: no such option; did you mean upstream?"),
         (["clean_last=perhaps"], "clean_last=perhaps: need true or false"),
         (["padding=some"], "padding=some: use upstream or masked"),
-        (["normalize=loud"], "normalize=loud: use peak or none"),
+        (["normalize=loud"], "normalize=loud: use peak or lufs or none"),
         (["dtype=int3"], "dtype=int3: use one of float32"),
         (["device=abacus"], "device=abacus: not a device"),
         (["weights=nowhere"], "weights=nowhere: no such folder"),

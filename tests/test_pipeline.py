@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 import acestep
+import acestep.pipeline as pipeline_module
 from acestep.adapters import LoRA, save_adapter
 from acestep.assembly import fingerprint
 from acestep.flow import APG, SDE, Euler, NoGuidance, Sampler, Shifted
-from acestep.pipeline import Normalize, Pipeline, levelled
+from acestep.loudness import Normalize, levelled, loudness
+from acestep.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.open import folder_hash
 
@@ -105,13 +108,31 @@ def test_audio_of_any_kind_is_encoded(pipeline: Pipeline) -> None:
     assert pipeline.decode(posterior.mean).shape == (1, 2, 12 * 1920)
 
 
-def test_levels() -> None:
+def test_the_examples_run() -> None:
+    assert doctest.testmod(pipeline_module) == (0, 4)
+
+
+def test_levels(caplog: pytest.LogCaptureFixture) -> None:
     loud, quiet, silent = torch.tensor([[2.0, -4.0]]), torch.tensor([[0.1]]), torch.zeros(1, 3)
-    assert float(levelled(loud, Normalize.none).abs().max()) == 1
-    assert levelled(quiet, Normalize.none) is quiet
+    assert float(levelled(loud, Normalize.none, 48_000, "x").abs().max()) == 1
+    assert "x: its peak of 4.00 would clip; it was turned down by 12.0 dB" in caplog.text
+    assert levelled(quiet, Normalize.none, 48_000) is quiet
     for samples in (loud, quiet):
-        assert float(levelled(samples, Normalize.peak).abs().max()) == pytest.approx(10 ** (-1 / 20))
-    assert levelled(silent, Normalize.peak) is silent
+        assert float(levelled(samples, Normalize.peak, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert levelled(silent, Normalize.peak, 48_000) is silent
+    assert "is silent" in caplog.text
+
+
+def test_loudness_is_set_where_the_peak_allows_it(caplog: pytest.LogCaptureFixture) -> None:
+    tone = torch.sin(6.2832 * 997 * torch.arange(96_000) / 48_000).repeat(2, 1)
+    assert loudness(tone, 48_000) == pytest.approx(0.0, abs=0.1)  # BS.1770-4: 0 dBFS at 997 Hz on both sides
+    assert loudness(levelled(0.01 * tone, Normalize.lufs, 48_000), 48_000) == pytest.approx(-14.0, abs=0.05)
+    assert not caplog.text
+    spiked = 0.001 * tone
+    spiked[:, 40_000] = 1.0
+    assert float(levelled(spiked, Normalize.lufs, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert "at -14 LUFS it would clip" in caplog.text
+    assert loudness(tone[:, :100], 48_000) == float("-inf")
 
 
 def test_the_package_shows_its_names_and_imports_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,14 @@ def test_a_kept_fingerprint_is_compared(golden: Path, capsys: Captured) -> None:
     assert main(["verify", str(golden)]) == 1
 
 
+class _Bomb:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -63,6 +72,7 @@ def test_a_kept_fingerprint_is_compared(golden: Path, capsys: Captured) -> None:
         ("shape", "null_condition_emb has shape [1, 1, 3]"),
         ("cut", "not a whole safetensors file"),
         ("config", "hidden_size: missing from the config"),
+        ("pickle", "silence_latent.pt: not a plain tensor file, so it was not opened"),
     ],
 )
 def test_damage_is_one_sentence(golden: Path, damage: str, says: str, capsys: Captured) -> None:
@@ -81,7 +91,10 @@ def test_damage_is_one_sentence(golden: Path, damage: str, says: str, capsys: Ca
         config = json.loads((golden / "config.json").read_text())
         del config["hidden_size"]
         (golden / "config.json").write_text(json.dumps(config))
+    elif damage == "pickle":
+        torch.save(_Bomb(golden / "ran"), golden / "silence_latent.pt")
     assert main(["verify", str(golden)]) == 1
+    assert not (golden / "ran").exists()
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert says in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,4 +114,6 @@ def write_text_encoder(folder: Path, generator: torch.Generator) -> Path:
         single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder

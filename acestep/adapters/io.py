@@ -16,6 +16,7 @@ from acestep.adapters.lora import ADAPTER
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 BASE_FILE = "base.json"
+CARD_FILE = "README.md"
 PREFIX = "base_model.model."
 
 
@@ -54,6 +55,7 @@ def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
     )
     reference = os.path.relpath(base, folder) if Path(base).is_dir() else base
     (aside / BASE_FILE).write_text(json.dumps({"weights": reference}, indent=2) + "\n", encoding="utf-8")
+    (aside / CARD_FILE).write_text(_card(module, reference), encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)
@@ -74,3 +76,26 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
                 "the adapter belongs to weights of another size"
             )
     set_peft_model_state_dict(module, tensors, adapter_name=ADAPTER)
+
+
+def _card(module: nn.Module, base: str) -> str:
+    """What the folder holds, for who finds it."""
+    settings = module.peft_config[ADAPTER]
+    size = sum(value.numel() for value in get_peft_model_state_dict(module, adapter_name=ADAPTER).values())
+    targets = ", ".join(sorted(settings.target_modules))
+    return f"""---
+library_name: peft
+tags: [ace-step, music, {settings.peft_type.value.lower()}]
+---
+
+# {settings.peft_type.value} adapter of an ACE-Step v1.5 DiT
+
+| | |
+|---|---|
+| base weights | `{base}` |
+| layers | {targets} |
+| parameters | {size:,} |
+
+`Pipeline.from_pretrained("this folder")` of `acestep` plays it on its base weights; PEFT reads it as any other adapter
+of the DiT. `adapter_config.json` holds its settings.
+"""

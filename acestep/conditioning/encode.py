@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep.conditioning.lyrics import LETTERS_A_SECOND, WORDS_A_SECOND, seconds_to_sing
 from acestep.conditioning.prompt import render
+from acestep.conditioning.tasks import Layout, lay_out, tiled
 from acestep.models.language import TextEncoder
 from acestep.types import ConditionInputs, Song
 
@@ -30,36 +33,64 @@ class Conditioner:
     reference_frames: int = 750
     encode_padding: bool = False
 
-    def encode(self, songs: Sequence[Song], frames: Sequence[int]) -> ConditionInputs:
-        """A batch of text-to-music songs, ``frames`` latent frames each, padded on the right to the longest.
+    def encode(
+        self, songs: Sequence[Song], frames: Sequence[int], layouts: Sequence[Layout] | None = None
+    ) -> ConditionInputs:
+        """A batch of songs, ``frames`` latent frames each, padded on the right to the longest.
 
         A song's ``seconds`` go into its prompt as they are: fill them in before. Padded frames hold silence from its
-        start, as upstream pads.
+        start, as upstream pads. ``layouts`` say what each song starts from; left out, all are text-to-music.
         """
         if len(songs) != len(frames):
             raise ValueError(f"frames: {len(frames)} lengths for {len(songs)} songs; need one each")
-        prompts = [render(song) for song in songs]
+        if layouts is None:
+            layouts = [lay_out("text2music", None, self.silence, length) for length in frames]
+        prompts = [render(song, layout.instruction) for song, layout in zip(songs, layouts, strict=True)]
         text, text_mask = self.text_encoder.states([prompt.text for prompt in prompts], self.encode_padding)
         lyrics, lyrics_mask = self.text_encoder.embed([prompt.lyrics for prompt in prompts])
-        longest = max(frames)
-        silence = self.silence.to(text)
-        source = torch.cat([torch.cat([tiled(silence, n), tiled(silence, longest - n)], dim=1) for n in frames])
+        silence, longest = self.silence.to(text), max(frames)
+        rest = [longest - length for length in frames]
+        source = [
+            torch.cat([layout.source.to(text), tiled(silence, n)[0]]) for layout, n in zip(layouts, rest, strict=True)
+        ]
+        generate = [F.pad(layout.generate, (0, n), value=True) for layout, n in zip(layouts, rest, strict=True)]
+        none = tiled(silence, self.reference_frames)
+        references = [none if layout.references is None else layout.references.to(text) for layout in layouts]
+        counts = torch.tensor([len(group) for group in references], device=text.device)
         lengths = torch.tensor(list(frames), device=text.device)
         return ConditionInputs(
             text=text,
             text_mask=text_mask,
             lyrics=lyrics,
             lyrics_mask=lyrics_mask,
-            references=tiled(silence, self.reference_frames).expand(len(songs), -1, -1),
-            reference_index=torch.arange(len(songs), device=text.device),
-            source=source,
-            chunk_mask=torch.ones_like(source),
-            is_cover=torch.zeros(len(songs), dtype=torch.bool, device=text.device),
+            references=torch.cat(references),
+            reference_index=torch.arange(len(songs), device=text.device).repeat_interleave(counts),
+            source=torch.stack(source),
+            chunk_mask=torch.stack(generate)[..., None].to(text).repeat(1, 1, silence.shape[-1]),
+            is_cover=torch.tensor([layout.is_cover for layout in layouts], device=text.device),
             frame_mask=torch.arange(longest, device=text.device) < lengths[:, None],
         )
 
+    def check(self, song: Song) -> None:
+        """Refuse lyrics of which the end would not be read."""
+        most, tokens = self.text_encoder.max_lyric_tokens, self.text_encoder.count_tokens(render(song).lyrics)
+        if tokens > most:
+            raise ValueError(f"song.lyrics: have {tokens} tokens, and {most} are read; shorten them")
 
-def tiled(silence: Float[Tensor, "1 ts c"], frames: int) -> Float[Tensor, "1 t c"]:
-    """The first ``frames`` frames of ``silence``, repeated from its start where it is too short (upstream tiles)."""
-    repeats = -(-frames // silence.shape[1])
-    return silence.repeat(1, max(repeats, 1), 1)[:, :frames]
+    def remarks(self, song: Song) -> list[str]:
+        """What a person should know about a resolved ``song`` that can be made, but perhaps not as meant."""
+        said = []
+        needed = seconds_to_sing(song.lyrics)
+        if song.seconds is not None and needed > song.seconds:
+            said.append(
+                f"song.lyrics: singing them takes about {needed:.0f} s, the song lasts {song.seconds:g} s (estimate: "
+                f"{WORDS_A_SECOND:g} words, or {LETTERS_A_SECOND:g} letters of unspaced writing, a second); shorten "
+                "them, or raise song.seconds"
+            )
+        most, tokens = self.text_encoder.max_text_tokens, self.text_encoder.count_tokens(render(song).text)
+        if tokens > most:
+            said.append(
+                f"song.caption: the prompt has {tokens} tokens, and {most} are read; tempo, key and duration stand "
+                "last and are lost first"
+            )
+        return said

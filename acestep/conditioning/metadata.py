@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from difflib import get_close_matches
 
-from acestep.types import Song
+from acestep.song import Song, shown
 
 LANGUAGES = {
     "ar": "Arabic", "az": "Azerbaijani", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech",
@@ -32,6 +32,8 @@ _KEY = re.compile(r"(?P<note>[A-Ga-g])(?P<accidental>[#b♯♭]?) (?P<mode>major
 
 def checked(song: Song) -> Song:
     """``song`` with its metadata in the form that the prompts were trained on; ``ValueError`` names what cannot be."""
+    if song.seconds is not None and not math.isfinite(song.seconds):
+        raise ValueError(f"song.seconds={song.seconds}: need a number of seconds")
     return replace(
         song,
         language=checked_language(song.language),
@@ -43,13 +45,14 @@ def checked(song: Song) -> Song:
 
 
 def checked_language(language: str) -> str:
-    """The code of a language given by code or English name, in any case."""
+    """The code of a language given by code (``pt``, ``pt-BR``) or English name, in any case."""
     wanted = str(language).strip().lower()
-    if wanted in _CODES:
-        return _CODES[wanted]
+    for known in (wanted, re.split(r"[-_]", wanted)[0]):
+        if known in _CODES:
+            return _CODES[known]
     near = get_close_matches(wanted, _CODES, n=1, cutoff=0.5)
     hint = f"did you mean {_CODES[near[0]]} ({LANGUAGES[_CODES[near[0]]]})?" if near else f"use {' '.join(LANGUAGES)}"
-    raise ValueError(f"song.language={language}: not a language that the model knows; {hint}")
+    raise ValueError(f"song.language={shown(language)}: not a language that the model knows; {hint}")
 
 
 def checked_bpm(bpm: float | None) -> int | None:
@@ -57,7 +60,9 @@ def checked_bpm(bpm: float | None) -> int | None:
     if bpm is None:
         return None
     if isinstance(bpm, (bool, str)) or not math.isfinite(bpm) or bpm != int(bpm) or not MIN_BPM <= bpm <= MAX_BPM:
-        raise ValueError(f"song.bpm={bpm}: need a whole number from {MIN_BPM} to {MAX_BPM}; leave it out if unsure")
+        raise ValueError(
+            f"song.bpm={shown(bpm)}: need a whole number from {MIN_BPM} to {MAX_BPM}; leave it out if unsure"
+        )
     return int(bpm)
 
 
@@ -67,7 +72,7 @@ def checked_key(key: str | None) -> str | None:
         return None
     found = _KEY.fullmatch(" ".join(key.split()))
     if not found:
-        raise ValueError(f"song.key={key}: need a note and a mode, such as 'C major' or 'F# minor'")
+        raise ValueError(f"song.key={shown(key)}: need a note and a mode, such as 'C major' or 'F# minor'")
     return f"{found['note'].upper()}{found['accidental']} {found['mode'].lower()}"
 
 
@@ -78,12 +83,12 @@ def checked_time_signature(time_signature: str | int | None) -> str | None:
     beats = str(time_signature).strip().split("/")[0]
     if beats not in TIME_SIGNATURES:
         raise ValueError(
-            f"song.time_signature={time_signature}: the model knows {', '.join(TIME_SIGNATURES)} beats in a bar"
+            f"song.time_signature={shown(time_signature)}: the model knows {', '.join(TIME_SIGNATURES)} beats in a bar"
         )
     return beats
 
 
 def _checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"song.seed={seed}: need a whole number of at least 0, below 2^63")
+        raise ValueError(f"song.seed={shown(seed)}: need a whole number of at least 0, below 2^63")
     return seed

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from acestep.conditioning.encode import tiled
+from acestep.conditioning.prompt import TEXT2MUSIC
 from acestep.units import frames_to_seconds, seconds_to_frames
 
 
@@ -25,11 +25,15 @@ class Layout:
         generate: True on frames to make, False on those to keep: the chunk mask, and where only a span is made also
             ``flow.tasks.Repaint``'s mask.
         is_cover: whether the 5 Hz codes of ``source`` (or given ones) replace it.
+        instruction: the line of the prompt that names the task.
+        references: latents of the recordings whose timbre to take; ``None`` is silence, which stands for "none".
     """
 
     source: Float[Tensor, "t c"]
     generate: Bool[Tensor, " t"]
     is_cover: bool
+    instruction: str = TEXT2MUSIC
+    references: Float[Tensor, "n r c"] | None = None
 
 
 def lay_out(
@@ -78,3 +82,9 @@ def span_of(
         return None
     first = min(seconds_to_frames(start, sample_rate, hop), frames - 1)
     return first, min(max(seconds_to_frames(end, sample_rate, hop), first + 1), frames)
+
+
+def tiled(silence: Float[Tensor, "1 ts c"], frames: int) -> Float[Tensor, "1 t c"]:
+    """The first ``frames`` frames of ``silence``, repeated from its start where it is too short (upstream tiles)."""
+    repeats = -(-frames // silence.shape[1])
+    return silence.repeat(1, max(repeats, 1), 1)[:, :frames]

@@ -7,18 +7,10 @@ reading prompts that those doors made; songs of ours go through ``prompt.render`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 from acestep.conditioning.prompt import TEXT2MUSIC, UNKNOWN, Prompt, caption_prompt, lyric_prompt, metadata_block
-
-
-class TagPosition(Enum):
-    """Where a data set's own tag goes in a training caption."""
-
-    prepend = "prepend"
-    append = "append"
-    replace = "replace"
+from acestep.data.captions import TagPosition
 
 
 def prompt_from_metadata(
@@ -52,13 +44,5 @@ def training_prompt(
     metadata = {name: record.get(name) or UNKNOWN for name in ("bpm", "timesignature", "keyscale")}
     metadata["duration"] = f"{record.get('duration', 0)} seconds"
     return caption_prompt(
-        _tagged(caption, record.get("custom_tag"), TagPosition(tag_position)), metadata_block(metadata)
+        TagPosition(tag_position).put(record.get("custom_tag") or "", caption), metadata_block(metadata)
     )
-
-
-def _tagged(caption: str, tag: str | None, position: TagPosition) -> str:
-    if not tag:
-        return caption
-    if position is TagPosition.replace or not caption:
-        return tag
-    return f"{tag}, {caption}" if position is TagPosition.prepend else f"{caption}, {tag}"

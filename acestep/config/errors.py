@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-PEOPLE = (HydraException, OmegaConfBaseException, MisconfigurationException, ValueError, OSError)
-"""What a person's input can cause; anything else is a fault of ours, and keeps its traceback."""
 
 KEY = re.compile(r"(?:Could not override|Could not append value to config\.) '?([\w./@-]+)")
 OPTION = re.compile(r"Could not find '([\w/.-]+)'")
@@ -23,6 +20,14 @@ FULL_KEY = re.compile(r"full_key: (\S+)")
 UNKNOWN = re.compile(r"Key '(\w+)' (?:is not in struct|not in '\w+')")
 VALUE = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)")
 ENUM = re.compile(r"Invalid value '(.*?)', expected one of (\[.*?\])")
+
+
+def people() -> tuple[type[BaseException], ...]:
+    """What a person's input can cause; anything else is a fault of ours, and keeps its traceback."""
+    # Whoever did not load Lightning, which takes seconds, cannot have misconfigured it.
+    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    more = [lightning.MisconfigurationException] if lightning else []
+    return (HydraException, OmegaConfBaseException, ValueError, OSError, *more)
 
 
 def sentence(error: BaseException, config_name: str, arguments: Sequence[str]) -> str:

@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import distributed
 
 from acestep.config.folder import write
-from acestep.config.infer import machine
 from acestep.config.run import build
 from acestep.config.sampling import build_sampler
+from acestep.config.studio import machine
+from acestep.evaluation.joined import joined, read_results
+from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.report import Part, write_report
 from acestep.evaluation.results import Results
+from acestep.evaluation.table import log_to_wandb
 from acestep.pipeline import Pipeline
 
+LONGEST_WAIT = timedelta(days=2)
+"""For the rank with the slowest share."""
 
-def measure(cfg: DictConfig) -> tuple[Results, Path]:
-    """Evaluate what ``cfg`` describes; returns the results and the report's path."""
+
+def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
+    """Evaluate what ``cfg`` describes; returns the results and the report's path, or nothing on all ranks but one."""
     out = Path(cfg.out)
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     evaluation = build(cfg.eval)
-    where = machine(cfg.device, cfg.dtype)
-    pipeline = Pipeline.from_pretrained(cfg.weights, where["device"], where["dtype"], cfg.padding)
-    sampler = build_sampler(settings, pipeline.sampler)
+    others = {Path(folder).name: read_results(folder) for folder in settings["compare"]}
+    with ranks_of_environment() as ranks:
+        results = _evaluated(evaluation, settings, out, ranks)
+        if ranks.rank:
+            return None
     write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    results = evaluation(pipeline, sampler, out)
     results.write(out)
-    report = write_report([Part(results, songs=evaluation.songs_in_report)], out, f"Evaluation of {cfg.weights}")
+    part = Part(results, compare=others, songs=evaluation.songs_in_report)
+    report = write_report([part], out, f"Evaluation of {results.setting.weights}")
+    if cfg.wandb:
+        log_to_wandb(results, report, cfg.wandb)
     return results, report
+
+
+def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: Ranks) -> Results:
+    """Every checkpoint on the same prompts and noise; one is loaded at a time."""
+    names = settings["weights"] if isinstance(settings["weights"], list) else [settings["weights"]]
+    where = machine(_own_device(settings["device"]), settings["dtype"])
+    found = {}
+    for name in names:
+        pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
+        found[name] = evaluation(pipeline, build_sampler(settings, pipeline.sampler), out, ranks)
+    return joined(found) if len(names) > 1 else found[names[0]]
+
+
+def _own_device(device: str) -> str:
+    """The GPU of this process, where several processes share a machine with several."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+@contextmanager
+def ranks_of_environment() -> Iterator[Ranks]:
+    """This process among those that torchrun started, or alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), lambda: distributed.barrier())
+    finally:
+        distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ MACHINE_KEYS = (
     "trainer.devices",
     "trainer.nodes",
     "trainer.strategy",
+    "trainer.recompute",
+    "trainer.compile",
     "callbacks.progress",
 )
 """What does not change a result, and so no run's identity."""
@@ -111,6 +114,11 @@ def start(cfg: DictConfig, facts: dict[str, Any] | None = None) -> RunFolder:
     return RunFolder(folder, checkpoint)
 
 
+def again() -> str:
+    """The command that this program was started with."""
+    return shlex.join(["python", *sys.argv])
+
+
 def _check_resume(folder: Path, resume: Resume) -> None:
     if resume is Resume.never:
         raise ValueError(f"run.dir={folder}: holds a run already; name another, or go on with resume=auto")
@@ -119,11 +127,19 @@ def _check_resume(folder: Path, resume: Resume) -> None:
 def _check_same(folder: Path, before: dict[str, Any], resolved: dict[str, Any]) -> None:
     there, here = _flat(before["config"]), _flat(json.loads(json.dumps(resolved, default=str)))
     for key in sorted(there.keys() | here.keys()):
+        if key not in there and not _is_given(key):
+            continue  # newer code brought the key, and nobody asked for more
         if there.get(key) != here.get(key):
             raise ValueError(
                 f"run.dir={folder}: holds a run with {key}={there.get(key)}, and this one has {here.get(key)}; "
                 "name another run.dir, or give the same settings to go on"
             )
+
+
+def _is_given(key: str) -> bool:
+    """Whether the command line names ``key`` or what it is a part of."""
+    given = [override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    return any(key == name or key.startswith(f"{name}.") for name in given)
 
 
 def _flat(container: Any, prefix: str = "") -> dict[str, Any]:
@@ -134,8 +150,8 @@ def _flat(container: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in ``folder`` that was written last."""
-    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    """The checkpoint in ``folder`` that was written last; what a kill left half-written is hidden, and passed over."""
+    found = sorted((folder / "checkpoints").glob("[!.]*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     return found[-1] if found else None
 
 

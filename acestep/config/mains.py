@@ -36,6 +36,8 @@ class TrainKeys:
     trainable: str = MISSING
     run: RunKeys = field(default_factory=RunKeys)
     resume: Resume = Resume.auto
+    task: Any = MISSING
+    language: Any = field(default_factory=dict)
     model: Any = MISSING
     adapter: Any = field(default_factory=dict)
     timesteps: Any = MISSING

@@ -1,60 +1,85 @@
-"""Every configurable class, by group and name: one line each."""
+"""Every configurable class, by group and name: one line each. They are imported when a config asks for them."""
 
 from __future__ import annotations
 
-from hydra.core.config_store import ConfigStore
+from importlib import import_module
+
 from omegaconf import OmegaConf
 
-from acestep import flow
-from acestep.adapters import LoRA
-from acestep.config.folder import identity
-from acestep.config.mains import TrainKeys
 from acestep.config.schema import store
-from acestep.evaluation.suite import Evaluation
-from acestep.models.acestep import AceStepConfig
-from acestep.training.data import DataConfig
-from acestep.training.optim import AdamW, WarmupConstant, WarmupCosine
-from acestep.training.trainer import TrainerConfig
-from acestep.types import Song
 
 SCHEMAS = {
-    "model": {"acestep": AceStepConfig},
-    "adapter": {"lora": LoRA},
+    "model": {"acestep": "acestep.models.acestep.AceStepConfig"},
+    "adapter": {
+        "lora": "acestep.adapters.LoRA",
+        "lokr": "acestep.adapters.LoKr",
+        "loha": "acestep.adapters.LoHa",
+        "oft": "acestep.adapters.OFT",
+    },
     "timesteps": {
-        "logit_normal": flow.LogitNormal,
-        "logit_normal_max": flow.LogitNormalMax,
-        "uniform": flow.Uniform,
-        "discrete": flow.Discrete,
-        "warped": flow.Warped,
-        "stratified": flow.Stratified,
+        "logit_normal": "acestep.flow.LogitNormal",
+        "logit_normal_max": "acestep.flow.LogitNormalMax",
+        "uniform": "acestep.flow.Uniform",
+        "discrete": "acestep.flow.Discrete",
+        "warped": "acestep.flow.Warped",
+        "stratified": "acestep.flow.Stratified",
     },
-    "weighting": {"flat": flow.Flat, "clean_error": flow.CleanError, "min_snr": flow.MinSNR},
-    "objective": {"flow_matching": flow.FlowMatching},
-    "data": {"latents": DataConfig},
-    "optimizer": {"adamw": AdamW},
-    "trainer": {"trainer": TrainerConfig},
-    "lr": {"cosine": WarmupCosine, "constant": WarmupConstant},
+    "weighting": {
+        "flat": "acestep.flow.Flat",
+        "clean_error": "acestep.flow.CleanError",
+        "min_snr": "acestep.flow.MinSNR",
+    },
+    "objective": {"flow_matching": "acestep.flow.FlowMatching"},
+    "data": {"latents": "acestep.training.data.DataConfig", "audio": "acestep.training.audio.AudioConfig"},
+    "task": {
+        "dit": "acestep.training.jobs.DiTTask",
+        "tokenizer": "acestep.training.jobs.TokenizerTask",
+        "planner": "acestep.training.jobs.PlannerTask",
+        "autoencoder": "acestep.training.jobs.AutoencoderTask",
+    },
+    "language": {"pretrained": "acestep.planner.begin.Pretrained", "scratch": "acestep.planner.begin.Scratch"},
+    "planner": {"planner": "acestep.planner.plan.PlannerConfig"},
+    "optimizer": {
+        "adamw": "acestep.training.optim.AdamW",
+        "adamw_8bit": "acestep.training.optim.AdamW8bit",
+        "prodigy": "acestep.training.optim.Prodigy",
+        "muon": "acestep.training.optim.Muon",
+    },
+    "trainer": {"trainer": "acestep.training.trainer.TrainerConfig"},
+    "lr": {
+        "cosine": "acestep.training.schedules.WarmupCosine",
+        "constant": "acestep.training.schedules.WarmupConstant",
+        "linear": "acestep.training.schedules.WarmupLinear",
+        "stable_decay": "acestep.training.schedules.WarmupStableDecay",
+        "inverse_root": "acestep.training.schedules.WarmupInverseRoot",
+    },
     "schedule": {
-        "linear": flow.Linear,
-        "shifted": flow.Shifted,
-        "custom": flow.Custom,
-        "turbo": flow.Turbo,
-        "turbo_custom": flow.TurboCustom,
+        "linear": "acestep.flow.Linear",
+        "shifted": "acestep.flow.Shifted",
+        "custom": "acestep.flow.Custom",
+        "turbo": "acestep.flow.Turbo",
+        "turbo_custom": "acestep.flow.TurboCustom",
     },
-    "solver": {"euler": flow.Euler, "heun": flow.Heun, "sde": flow.SDE},
-    "guidance": {"none": flow.NoGuidance, "cfg": flow.CFG, "apg": flow.APG, "adg": flow.ADG},
-    "correction": {"none": flow.NoCorrection, "dcw": flow.DCW},
-    "clamp": {"norm": flow.NormClamp},
-    "smoothing": {"ema": flow.VelocityEMA},
-    "song": {"song": Song},
-    "eval": {"evaluation": Evaluation},
+    "solver": {"euler": "acestep.flow.Euler", "heun": "acestep.flow.Heun", "sde": "acestep.flow.SDE"},
+    "guidance": {
+        "none": "acestep.flow.NoGuidance",
+        "cfg": "acestep.flow.CFG",
+        "apg": "acestep.flow.APG",
+        "adg": "acestep.flow.ADG",
+    },
+    "correction": {"none": "acestep.flow.NoCorrection", "dcw": "acestep.flow.DCW"},
+    "clamp": {"norm": "acestep.flow.NormClamp"},
+    "smoothing": {"ema": "acestep.flow.VelocityEMA"},
+    "song": {"song": "acestep.song.Request"},
+    "eval": {"evaluation": "acestep.evaluation.suite.Evaluation"},
 }
 
 
 def register() -> None:
     """Put every schema where the YAML files of its group find it, as ``NAME_schema``, and name ``${identity:}``."""
     for group, classes in SCHEMAS.items():
-        for name, cls in classes.items():
-            store(group, f"{name}_schema", cls)
-    OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
-    ConfigStore.instance().store(name="train_schema", node=TrainKeys, provider="acestep")
+        for name, dotted in classes.items():
+            store(group, f"{name}_schema", dotted)
+    store("", "train_schema", "acestep.config.mains.TrainKeys", is_target=False)
+    folder = "acestep.config.folder"
+    OmegaConf.register_new_resolver("identity", lambda *, _root_: import_module(folder).identity(_root_), replace=True)

@@ -19,11 +19,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from acestep.config import registry
-from acestep.config.errors import PEOPLE, sentence
+from acestep.config.errors import people, sentence
+from acestep.config.help import HELP, help_text
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FREE_TEXT = re.compile(
-    r"^(song\.(?:caption|lyrics|language|key|time_signature)|out|from)=(?!['\"]|null$)(.*)$", re.DOTALL
+    r"^(song\.(?:caption|lyrics|language|key|time_signature|name|source|source_caption|source_lyrics)|out|from|songs)="
+    r"(?!['\"]|null$)(.*)$",
+    re.DOTALL,
 )
 
 
@@ -42,12 +45,21 @@ def main(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], Non
             registry.register()
             warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
             sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+            if HELP & set(sys.argv):
+                with one_sentence(name, wants_traceback):
+                    sys.exit(_show_help(name))
             with one_sentence(name, wants_traceback), _raising_hydra():
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(told)()
 
         return run
 
     return decorate
+
+
+def _show_help(name: str) -> int:
+    overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+    sys.stdout.write(f"{help_text(CONFIGS, name, overrides)}\n")
+    return 0
 
 
 @contextmanager
@@ -66,7 +78,7 @@ def one_sentence(name: str, wants_traceback: bool = False) -> Iterator[None]:
     """Ends the program on a person's mistake with what was wrong, unless the traceback is wanted."""
     try:
         yield
-    except PEOPLE as error:
+    except people() as error:
         if wants_traceback:
             raise
         GlobalHydra.instance().clear()

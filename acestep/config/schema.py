@@ -10,8 +10,10 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.utils import get_class
 from omegaconf import MISSING as REQUIRED
+from omegaconf import OmegaConf
 
 PRIMITIVES = (int, float, bool, str, bytes)
 
@@ -32,9 +34,37 @@ def node(cls: type) -> type:
     return make_dataclass(f"{cls.__name__}Node", [target, *mirrored], kw_only=True)
 
 
-def store(group: str, name: str, cls: type) -> None:
-    """Register ``cls`` as option ``name`` of ``group``, for a YAML file to extend with values."""
-    ConfigStore.instance().store(group=group, name=name, node=node(cls), provider="acestep")
+def store(group: str, name: str, dotted: str, is_target: bool = True) -> None:
+    """Register the class ``dotted`` as option ``name`` of ``group``, for a YAML file to extend with values.
+
+    The class is imported when a config first asks for it, so that ``--help`` loads what it shows and no more. Without
+    ``is_target`` the class is itself the node: keys without an object.
+    """
+    place = ConfigStore.instance().repo
+    for part in filter(None, group.split("/")):
+        place = place.setdefault(part, {})
+    place[f"{name}.yaml"] = _LateNode(f"{name}.yaml", group or None, dotted, is_target)
+
+
+class _LateNode(ConfigNode):
+    """A node of Hydra's store that is made at its first use."""
+
+    def __init__(self, name: str, group: str | None, dotted: str, is_target: bool) -> None:
+        self.name, self.group, self.package, self.provider = name, group, None, "acestep"
+        self._dotted, self._is_target = dotted, is_target
+        self._node: Any = None
+
+    @property
+    def node(self) -> Any:
+        """The node itself."""
+        if self._node is None:
+            cls = get_class(self._dotted)
+            self._node = OmegaConf.structured(node(cls) if self._is_target else cls)
+        return self._node
+
+    @node.setter
+    def node(self, value: Any) -> None:
+        self._node = value
 
 
 def _annotation(hint: Any) -> Any:

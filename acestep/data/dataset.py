@@ -1,31 +1,49 @@
-"""Songs of a latent store as examples and batches: random crops, padding, masks."""
+"""Songs of a latent store as examples and batches: crops with the words that belong to them, padding, masks."""
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from acestep.data.captions import CaptionChange, CaptionParts, changed
+from acestep.data.lyrics import cut
 from acestep.data.sampler import Draw
 from acestep.data.store import LatentStore
+from acestep.data.tasks import TaskDraw, TaskMix
 from acestep.types import Posterior, Song
+
+
+class Crop(Enum):
+    """Where the piece of a song that is too long begins: anywhere, or at its beginning, as upstream's trainer cuts."""
+
+    random = "random"
+    head = "head"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One song, or a crop of it, as stored: float16. ``song.seconds`` is the duration of what is here."""
+    """One song, or a crop of it, as stored: float16. ``song.seconds`` is the duration of what is here.
+
+    ``lyrics_match`` is False for a crop whose lyrics are the whole song's, because no times of its lines are known.
+    """
 
     song: Song
     mean: Float[Tensor, "t c"]
     scale: Float[Tensor, "t c"]
     index: int
+    task: TaskDraw = field(default_factory=TaskDraw)
+    lyrics_match: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,8 @@ class LatentBatch:
     scale: Float[Tensor, "b t c"]
     frame_mask: Bool[Tensor, "b t"]
     indices: list[int]
+    tasks: list[TaskDraw] = field(default_factory=list)
+    lyrics_match: list[bool] = field(default_factory=list)
 
     def __len__(self) -> int:
         """How many songs."""
@@ -68,11 +88,35 @@ class LatentBatch:
         )
 
 
-class LatentDataset(Dataset[Example]):
-    """Songs of a store, whole, or cropped at random to at most ``crop_frames``.
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What may differ from one epoch to the next, beside the order of songs.
 
-    The crop of song ``i`` in epoch ``e`` is a function of ``(seed, e, i)`` alone. Indexed by a ``Draw``, or by a plain
-    number, which means epoch 0. ``rows`` restricts it to some songs of the store.
+    Args:
+        crop_frames: longest piece of a song; ``None`` takes songs whole.
+        crop: where a piece begins.
+        cut_lyrics: leave the lines of a crop's lyrics that are sung in it, where their times are known.
+        captions: changes of captions, one after another.
+        tasks: what songs are trained on; ``None`` is text-to-music alone.
+    """
+
+    crop_frames: int | None = None
+    crop: Crop = Crop.random
+    cut_lyrics: bool = True
+    captions: Sequence[CaptionChange] = ()
+    tasks: TaskMix | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop_frames is not None and self.crop_frames < 1:
+            raise ValueError(f"crop_frames={self.crop_frames}: need at least 1, or none for whole songs")
+
+
+class LatentDataset(Dataset[Example]):
+    """Songs of a store, whole, or cropped to at most ``crop_frames``.
+
+    What song ``i`` is in epoch ``e`` is a function of ``(seed, e, i)`` alone. Indexed by a ``Draw``, or by a plain
+    number, which means epoch 0. ``rows`` restricts it to some songs of the store. ``crop_frames`` is short for a
+    ``variation`` with nothing else.
     """
 
     def __init__(
@@ -82,32 +126,67 @@ class LatentDataset(Dataset[Example]):
         crop_frames: int | None = None,
         seed: int = 0,
         rows: Sequence[int] | None = None,
+        variation: Variation | None = None,
     ) -> None:
         """Open ``store`` if it is a path."""
-        if crop_frames is not None and crop_frames < 1:
-            raise ValueError(f"crop_frames={crop_frames}: need at least 1, or none for whole songs")
         self.store = store if isinstance(store, LatentStore) else LatentStore(store)
         self.rows = np.arange(len(self.store)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self.crop_frames = crop_frames
+        self.variation = variation or Variation(crop_frames=crop_frames)
         self.seed = seed
 
     def __len__(self) -> int:
         """How many songs."""
         return len(self.rows)
 
+    @property
+    def frames(self) -> np.ndarray:
+        """Frames of every song as it comes, cropped if it is too long, (songs,)."""
+        return np.minimum(self.store.frames[self.rows], self.variation.crop_frames or np.iinfo(np.int32).max)
+
     def __getitem__(self, draw: Draw | int) -> Example:
         """The example that ``draw`` names."""
+        example = self._example(draw)
+        return replace(example, mean=example.mean.clone(), scale=example.scale.clone())
+
+    def __getitems__(self, draws: Sequence[Draw | int]) -> list[Example]:
+        """Several at once, as a loader asks: their latents are the file's own memory, to be copied and not changed."""
+        return [self._example(draw) for draw in draws]
+
+    def _example(self, draw: Draw | int) -> Example:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
-        row = int(self.rows[index])
+        row, variation = int(self.rows[index]), self.variation
         song = self.store.song(row)
-        frames = int(self.store.frames[row])
-        first = 0
-        if self.crop_frames is not None and frames > self.crop_frames:
-            first = int(np.random.default_rng((self.seed, epoch, row)).integers(frames - self.crop_frames + 1))
-            frames = self.crop_frames
-            song = replace(song, seconds=frames / self.store.frames_per_second)
-        mean, scale = self.store.latents(row, first, frames)
-        return Example(song, torch.tensor(mean), torch.tensor(scale), row)
+        whole = frames = int(self.store.frames[row])
+        first, match = 0, True
+        if variation.crop_frames is not None and frames > variation.crop_frames:
+            frames = variation.crop_frames
+            if variation.crop is Crop.random:
+                first = self._draw(epoch, row) % (whole - frames + 1)
+            song, match = self._cropped(song, row, first, frames)
+        if variation.captions:
+            parts = CaptionParts(song.caption, *(self.store.cell(row, name) or "" for name in ("genre", "tag")))
+            song = replace(song, caption=changed(parts, variation.captions, self._random(epoch, row, 1)))
+        task = variation.tasks(frames, self._random(epoch, row, 2)) if variation.tasks else TaskDraw()
+        mean, scale = self.store.tensors(row, first, frames)
+        return Example(song, mean, scale, row, task, match)
+
+    def _cropped(self, song: Song, row: int, first: int, frames: int) -> tuple[Song, bool]:
+        """The words of a piece, and whether its lyrics are those of the piece."""
+        rate = self.store.frames_per_second
+        seconds = frames / rate
+        times = self.store.cell(row, "lyric_times") if song.lyrics and self.variation.cut_lyrics else None
+        if not times:
+            return replace(song, seconds=seconds), not song.lyrics.strip()
+        return replace(
+            song, seconds=seconds, lyrics=cut(song.lyrics, times, first / rate, first / rate + seconds)
+        ), True
+
+    def _draw(self, epoch: int, row: int) -> int:
+        """A number below 2^64: one hash costs a fiftieth of a generator."""
+        return int.from_bytes(blake2b(f"{self.seed}/{epoch}/{row}".encode(), digest_size=8).digest(), "little")
+
+    def _random(self, epoch: int, row: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, epoch, row, purpose))
 
     def split(self, held_out: int, seed: int = 0) -> tuple[LatentDataset, LatentDataset]:
         """All songs but ``held_out`` of them, and those.
@@ -122,21 +201,50 @@ class LatentDataset(Dataset[Example]):
         return self._only(np.sort(order[held_out:])), self._only(np.sort(order[:held_out]))
 
     def _only(self, rows: np.ndarray) -> LatentDataset:
-        return LatentDataset(self.store, crop_frames=self.crop_frames, seed=self.seed, rows=rows)
+        return LatentDataset(self.store, seed=self.seed, rows=rows, variation=self.variation)
 
 
 def collate(examples: Sequence[Example]) -> LatentBatch:
     """The examples as one batch, padded to the longest."""
     frames = torch.tensor([len(example.mean) for example in examples])
     shape = (len(examples), int(frames.max()), examples[0].mean.shape[1])
-    mean, scale = torch.zeros(shape, dtype=examples[0].mean.dtype), torch.zeros(shape, dtype=examples[0].scale.dtype)
-    for row, example in enumerate(examples):
-        mean[row, : len(example.mean)] = example.mean
-        scale[row, : len(example.scale)] = example.scale
     return LatentBatch(
         songs=[example.song for example in examples],
-        mean=mean,
-        scale=scale,
+        mean=_padded([example.mean for example in examples], shape),
+        scale=_padded([example.scale for example in examples], shape),
         frame_mask=torch.arange(shape[1]) < frames[:, None],
         indices=[example.index for example in examples],
+        tasks=[example.task for example in examples],
+        lyrics_match=[example.lyrics_match for example in examples],
     )
+
+
+def _padded(parts: Sequence[Tensor], shape: tuple[int, int, int]) -> Float[Tensor, "b t c"]:
+    batch = _fresh(shape, parts[0].dtype)
+    for row, part in zip(batch, parts, strict=True):
+        row[: len(part)] = part
+        row[len(part) :] = 0
+    return batch
+
+
+def _fresh(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    """Memory for a batch; in a loader process, such as the training process sees without another copy."""
+    size = dtype.itemsize * shape[0] * shape[1] * shape[2]
+    if get_worker_info() is not None:
+        return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(size), 0, shape)
+    return torch.frombuffer(_memory(size), dtype=dtype, count=size // dtype.itemsize).view(shape)
+
+
+_used: deque[bytearray] = deque(maxlen=8)
+UNUSED = 3
+"""References to a piece of memory that no tensor holds: the deque's, the loop's, and the question's own."""
+
+
+def _memory(size: int) -> bytearray:
+    """Memory that an earlier batch has left, where there is some: to map new pages takes longer than to fill them."""
+    for memory in _used:
+        if size <= len(memory) <= 2 * size and sys.getrefcount(memory) == UNUSED:
+            return memory
+    memory = bytearray(size)
+    _used.append(memory)
+    return memory

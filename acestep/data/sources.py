@@ -1,13 +1,15 @@
 """A folder of audio files with text beside them, read as songs.
 
-Beside ``NAME.flac`` (or any other audio suffix), all optional:
+Beside ``NAME.flac`` (or any other audio suffix), all optional; what stands further up goes first:
 
-* ``NAME.caption.txt``: the caption.
-* ``NAME.lyrics.txt``: the lyrics. Times in LRC style are dropped.
-* ``NAME.json``: ``caption``, ``bpm``, ``keyscale`` (or ``key``), ``timesignature``, ``language``; ``truth`` is carried
-  along unread, for those who score songs against it.
-* ``NAME.txt``: the caption. Where the caption already stands in ``NAME.caption.txt`` or in the JSON, it is the lyrics,
-  as upstream's scanner reads it (``dataset_builder_modules/scan.py``); ``NAME.lyrics.txt`` still goes first.
+* ``NAME.lrc``: the lyrics with the time of each line.
+* ``NAME.lyrics.txt``, ``NAME_lyrics.txt``, ``NAME.lyrics``: the lyrics, with LRC times or without.
+* ``NAME.caption.txt``, ``NAME_prompt.txt``: the caption.
+* ``NAME.json``: any of the fields of ``data.words``, such as ``caption``, ``bpm``, ``keyscale``, ``timesignature``,
+  ``language``; ``truth`` is carried along unread, for those who score songs against it.
+* ``NAME.txt``: the caption. Where the caption already stands elsewhere, it is the lyrics, as upstream's scanner reads
+  it (``dataset_builder_modules/scan.py``). It may also hold all fields: as ``key: value`` lines with ``lyrics:`` last
+  (Side-Step's ``sidecar_io.py``) or as ``<CAPTION>`` ... ``<LYRICS>`` (ai-toolkit).
 
 A song without any caption is captioned by its file name, separators turned into spaces.
 """
@@ -15,63 +17,94 @@ A song without any caption is captioned by its file name, separators turned into
 from __future__ import annotations
 
 import json
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from acestep.types import Song
+from acestep.data.words import NAMES, Description, described
 
-SUFFIXES = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
+__all__ = ["SUFFIXES", "Description", "describe", "find_songs"]
 
-_LRC_TIME = re.compile(r"\[\d+:\d+(?:[.:]\d+)?\][ \t]*")
+SUFFIXES = frozenset({".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"})
+"""Of audio files, those that cannot be decoded included: they are to be told of, not passed over."""
+
 _SEPARATORS = re.compile(r"[\s._-]+")
-
-
-@dataclass(frozen=True)
-class Description:
-    """What stands beside one audio file: the song in words, and ``truth`` as a JSON text (empty if there is none)."""
-
-    song: Song
-    truth: str = ""
+_KEY_VALUE = re.compile(rf"({'|'.join(name for names in NAMES.values() for name in names)}) *:(.*)", re.IGNORECASE)
+_ANGLE = re.compile(r"<([A-Z_]+)>(.*?)(?=</?[A-Z_]+>|\Z)", re.DOTALL)
 
 
 def find_songs(folder: str | Path) -> list[Path]:
-    """Every audio file under ``folder``, recursively, sorted by path; hidden files and folders are left out."""
+    """Every audio file under ``folder``, sorted by path; links are followed, hidden files and folders left out."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"source={folder}: not a folder; name the folder that holds the songs")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
     if not found:
         raise ValueError(f"source={folder}: no audio file in it; put songs there ({', '.join(sorted(SUFFIXES))})")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return found
 
 
-def describe(path: Path) -> Description:
-    """The text beside ``path``. Raises ``ValueError`` where a sidecar cannot be understood."""
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set[str]()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in seen:  # a link back, or a second link to one folder
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(here, name)
+
+
+def describe(path: Path, row: Mapping[str, object] | None = None) -> Description:
+    """The text beside ``path``; what a ``row`` of a table says goes first.
+
+    Raises:
+        ValueError: where a sidecar cannot be understood.
+    """
     facts = _read_json(path.with_suffix(".json"))
     plain = _read_text(path.with_suffix(".txt"))
-    caption = _read_text(path.with_suffix(".caption.txt")) or str(facts.get("caption") or "").strip()
-    lyrics = _read_text(path.with_suffix(".lyrics.txt"))
-    if caption:
+    structured = _fields(plain)
+    if structured:
+        facts, plain = {**structured, **facts}, ""
+    facts = {str(key).lower(): value for key, value in facts.items()}
+    caption = _beside(path, ".caption.txt", "_prompt.txt")
+    lyrics = _beside(path, ".lrc", ".lyrics.txt", "_lyrics.txt", ".lyrics")
+    if caption or any(facts.get(name) for name in NAMES["caption"]):
         lyrics = lyrics or plain
     else:
         caption = plain
-    truth = facts.get("truth")
-    song = Song(
-        caption=caption or _SEPARATORS.sub(" ", path.stem).strip(),
-        lyrics=_LRC_TIME.sub("", lyrics),
-        language=str(facts.get("language") or "unknown"),
-        bpm=_beats(facts.get("bpm"), path),
-        key=_text(facts.get("keyscale") or facts.get("key")),
-        time_signature=_text(facts.get("timesignature") or facts.get("time_signature")),
-    )
-    return Description(song, "" if truth is None else json.dumps(truth, ensure_ascii=False, sort_keys=True))
+    said = {"caption": caption, "lyrics": lyrics}
+    facts |= {field: text for field, text in said.items() if text}
+    facts |= {str(key).lower(): value for key, value in (row or {}).items() if value not in (None, "")}
+    return described(facts, f"{path.stem}.json", _SEPARATORS.sub(" ", path.stem).strip())
+
+
+def _fields(text: str) -> dict[str, object]:
+    """The fields of a text sidecar that holds more than one thing; none if it is plain text."""
+    if "<CAPTION>" in text or "<LYRICS>" in text:
+        return {name.lower(): value.strip() for name, value in _ANGLE.findall(text)}
+    found: dict[str, object] = {}
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        entry = _KEY_VALUE.fullmatch(line.strip())
+        if entry is None:
+            return {}
+        if entry[1].lower() in NAMES["lyrics"]:
+            rest = "\n".join([entry[2].strip(), *lines[number + 1 :]]).strip()
+            return {**found, entry[1].lower(): rest}
+        found[entry[1].lower()] = entry[2].strip()
+    return found
+
+
+def _beside(path: Path, *endings: str) -> str:
+    """The first of the files ``NAME + ending`` that says anything."""
+    return next((text for ending in endings if (text := _read_text(path.with_name(path.stem + ending)))), "")
 
 
 def _read_text(path: Path) -> str:
@@ -94,16 +127,3 @@ def _read_json(path: Path) -> dict[str, object]:
     if not isinstance(facts, dict):
         raise ValueError(f'{path.name}: need one JSON object, such as {{"bpm": 120}}')
     return facts
-
-
-def _beats(value: object, path: Path) -> int | None:
-    if value is None or value == "":
-        return None
-    try:
-        return round(float(str(value)))
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path.stem}.json: bpm={value!r}: need a number") from error
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value).strip() or None

@@ -10,83 +10,65 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch import nn
+import torch
+from torch import Tensor
 
+from acestep.data.settings import (
+    Settings,
+    differences,
+    fingerprint,
+    read_settings,
+)
 from acestep.files import atomic
-from acestep.types import Autoencoder, Song
+from acestep.types import Song
 
-FORMAT = 1
-SETTINGS_FILE = "store.json"
 LATENTS = ("mean", "scale")
 SONG_FIELDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
+WORDS = {
+    "caption": pa.string(),
+    "lyrics": pa.string(),
+    "lyric_times": pa.list_(pa.float64()),
+    "language": pa.string(),
+    "bpm": pa.int32(),
+    "key": pa.string(),
+    "time_signature": pa.string(),
+    "instrumental": pa.bool_(),
+    "tags": pa.list_(pa.string()),
+    "genre": pa.string(),
+    "tag": pa.string(),
+    "split": pa.string(),
+    "licence": pa.string(),
+    "truth": pa.string(),
+}
+"""Columns that can change without the audio: what ``data.words.Description`` says."""
+MEASURES = {
+    "loudness": pa.float32(),
+    "peak": pa.float32(),
+    "clipped": pa.float32(),
+    "silence": pa.float32(),
+    "outline": pa.string(),
+}
+"""Columns of ``data.measure.Measures``; null in stores older than they are."""
 
 Row = dict[str, Any]
-Settings = dict[str, Any]
 
 
 def schema(channels: int) -> pa.Schema:
     """The columns of a shard whose latents have ``channels`` numbers a frame."""
     latents = pa.list_(pa.list_(pa.float16(), channels))
-    return pa.schema(
-        [
-            ("source", pa.string()),
-            ("sha256", pa.string()),
-            ("seconds", pa.float64()),
-            ("frames", pa.int32()),
-            ("caption", pa.string()),
-            ("lyrics", pa.string()),
-            ("language", pa.string()),
-            ("bpm", pa.int32()),
-            ("key", pa.string()),
-            ("time_signature", pa.string()),
-            ("truth", pa.string()),
-            ("mean", latents),
-            ("scale", latents),
-        ]
-    )
-
-
-def autoencoder_settings(autoencoder: Autoencoder) -> Settings:
-    """What identifies ``autoencoder``: its class, its rates, its ``config`` if it has one, a hash of its weights.
-
-    Weights are hashed as float32, by name, so that the precision of a copy on a device does not matter where it holds
-    the same numbers.
-    """
-    if not isinstance(autoencoder, nn.Module):
-        raise TypeError(f"need an nn.Module to hash its weights, got {type(autoencoder).__name__}")
-    digest = hashlib.sha256()
-    for name, tensor in sorted(autoencoder.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    config = getattr(autoencoder, "config", None)
-    return {
-        "class": type(autoencoder).__name__,
-        "sample_rate": autoencoder.sample_rate,
-        "hop": autoencoder.hop,
-        "latent_channels": autoencoder.latent_channels,
-        "config": json.loads(json.dumps(asdict(config))) if is_dataclass(config) else {},
-        "weights": digest.hexdigest()[:16],
-    }
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One phrase for each setting of ``wanted`` that ``stored`` has otherwise."""
-    found = []
-    for key, value in wanted.items():
-        if isinstance(value, Mapping):
-            found += [f"{key}.{phrase}" for phrase in differences(stored.get(key, {}), value)]
-        elif stored.get(key) != value:
-            found.append(f"{key} is {stored.get(key)!r}, not {value!r}")
-    return found
+    identity = {"source": pa.string(), "sha256": pa.string(), "seconds": pa.float64(), "frames": pa.int32()}
+    return pa.schema([*identity.items(), *WORDS.items(), *MEASURES.items(), *((name, latents) for name in LATENTS)])
 
 
 @dataclass(frozen=True)
@@ -98,9 +80,25 @@ class Shard:
     mean: np.ndarray
     scale: np.ndarray
 
+    @cached_property
+    def columns(self) -> dict[str, pa.Array]:
+        """The text by column: an array is quicker to ask than a table."""
+        return {name: self.text.column(name).chunk(0) for name in self.text.column_names}
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``scale``, (frames, channels)."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.mean), torch.from_numpy(self.scale)
+
 
 class LatentStore:
-    """A store, opened for reading. Opening maps files and reads no latents."""
+    """A store, opened for reading. Opening maps files and reads no latents.
+
+    Songs are in the order of their names, whatever the order in which they were stored, so that a store that grew in
+    several runs is to training the same as one made at once.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Open the store in ``folder``. Raises ``ValueError`` if there is none, or nothing in it."""
@@ -110,21 +108,30 @@ class LatentStore:
         if not paths:
             raise ValueError(f"store={folder}: no songs in it; run `python -m acestep preprocess` on a folder of songs")
         self._shards = [_open(path) for path in paths]
-        self._starts = np.cumsum([0] + [len(shard.offsets) - 1 for shard in self._shards])
+        starts = np.cumsum([0] + [len(shard.offsets) - 1 for shard in self._shards])
+        sources = pa.chunked_array([shard.text.column("source").chunk(0) for shard in self._shards])
+        rows = pc.sort_indices(sources).to_numpy()
+        self._shard_of = (np.searchsorted(starts, rows, side="right") - 1).astype(np.int32)
+        self._row_of = (rows - starts[self._shard_of]).astype(np.int32)
 
     def __len__(self) -> int:
         """How many songs."""
-        return int(self._starts[-1])
+        return len(self._row_of)
 
     @cached_property
     def frames(self) -> np.ndarray:
         """Latent frames of every song, (songs,)."""
-        return np.concatenate([np.diff(shard.offsets) for shard in self._shards])
+        return self._in_order(np.concatenate([np.diff(shard.offsets) for shard in self._shards]))
 
     @cached_property
     def sha256(self) -> list[str]:
         """Hash of the audio file of every song."""
-        return [digest for shard in self._shards for digest in shard.text.column("sha256").to_pylist()]
+        return self.column("sha256")
+
+    def column(self, name: str) -> list[Any]:
+        """One column of every song; ``None`` where a shard is older than the column."""
+        values = [value for shard in self._shards for value in _values(shard.text, name)]
+        return [values[at] for at in self._in_order(np.arange(len(self)))]
 
     @property
     def frames_per_second(self) -> float:
@@ -138,13 +145,19 @@ class LatentStore:
 
     def song(self, index: int) -> Song:
         """The words of one song; ``seconds`` is its full duration."""
-        row = self.row(index)
-        return Song(**{name: row[name] for name in SONG_FIELDS})
+        shard, at = self._find(index)
+        return Song(**{name: shard.columns[name][at].as_py() for name in SONG_FIELDS})
 
     def row(self, index: int) -> Row:
         """Every column of one song but the latents."""
         shard, at = self._find(index)
-        return {name: shard.text.column(name)[at].as_py() for name in shard.text.column_names}
+        return {name: column[at].as_py() for name, column in shard.columns.items()}
+
+    def cell(self, index: int, name: str) -> Any:
+        """One column of one song; ``None`` where its shard is older than the column."""
+        shard, at = self._find(index)
+        column = shard.columns.get(name)
+        return None if column is None else column[at].as_py()
 
     def latents(self, index: int, first: int = 0, frames: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean and scale of one song, (frames, channels) float16 each: views into the file, read on use."""
@@ -153,6 +166,13 @@ class LatentStore:
         if frames is not None:
             end = min(end, start + frames)
         return shard.mean[start:end], shard.scale[start:end]
+
+    def tensors(self, index: int, first: int, frames: int) -> tuple[Tensor, Tensor]:
+        """``latents`` as tensors: views into the file, not to be written to."""
+        shard, at = self._find(index)
+        start = int(shard.offsets[at]) + first
+        mean, scale = shard.tensors
+        return mean[start : start + frames], scale[start : start + frames]
 
     def check(self, wanted: Mapping[str, Any]) -> None:
         """Refuse a store whose settings differ from ``wanted``, for instance ``autoencoder_settings(...)``."""
@@ -169,30 +189,16 @@ class LatentStore:
     def _find(self, index: int) -> tuple[Shard, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"song {index} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._shards[shard], index - int(self._starts[shard])
+        return self._shards[self._shard_of[index]], int(self._row_of[index])
+
+    def _in_order(self, values: np.ndarray) -> np.ndarray:
+        """``values`` of every song, shard by shard, brought into the order of songs."""
+        starts = np.cumsum([0] + [len(shard.offsets) - 1 for shard in self._shards])
+        return values[starts[self._shard_of] + self._row_of]
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of ``settings``."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_settings(folder: Path) -> Settings:
-    """The settings of the store in ``folder``."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"store={folder}: not a latent store; make one with `python -m acestep preprocess SONGS {folder}`"
-        )
-    settings: Settings = json.loads(path.read_text(encoding="utf-8"))
-    return settings
-
-
-def write_settings(folder: Path, settings: Settings) -> None:
-    """State ``settings`` for the store in ``folder``, which is made if it is not there."""
-    with atomic(folder / SETTINGS_FILE) as aside:
-        aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _values(text: pa.Table, name: str) -> list[Any]:
+    return text.column(name).to_pylist() if name in text.column_names else [None] * len(text)
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -205,27 +211,37 @@ def write_shard(path: Path, rows: Sequence[Row], settings: Settings) -> None:
 
     ``mean`` and ``scale`` of a row are (frames, channels) arrays; they are stored as float16.
     """
+    replace_shard(path, table(rows, settings))
+
+
+def table(rows: Sequence[Row], settings: Settings) -> pa.Table:
+    """``rows`` in the columns of a shard; what a row leaves out is null."""
     channels = int(settings["latent_channels"])
     wanted = schema(channels).with_metadata({"acestep": json.dumps(settings, sort_keys=True)})
     columns = [
         _latent_column([row[field.name] for row in rows], channels)
         if field.name in LATENTS
-        else pa.array([row[field.name] for row in rows], field.type)
+        else pa.array([row.get(field.name) for row in rows], field.type)
         for field in wanted
     ]
-    replace_shard(path, pa.Table.from_arrays(columns, schema=wanted))
+    return pa.Table.from_arrays(columns, schema=wanted)
 
 
-def replace_shard(path: Path, table: pa.Table) -> None:
-    """Put ``table`` in the place of the shard at ``path``."""
+def replace_shard(path: Path, content: pa.Table) -> None:
+    """Put ``content`` in the place of the shard at ``path``."""
     with atomic(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(content, aside, compression="zstd")
 
 
 def read_text(path: Path) -> pa.Table:
     """The columns of the shard at ``path`` but the latents."""
     names = [name for name in pq.read_schema(path).names if name not in LATENTS]
     return pq.read_table(path, columns=names)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Every row of a store but its latents, without opening it for training; none where it has no shard."""
+    return [row for path in shard_paths(folder) for row in read_text(path).to_pylist()]
 
 
 def content_hash(folder: str | Path) -> str:
@@ -262,7 +278,8 @@ def _open(path: Path) -> Shard:
 def _mirror(path: Path, mirror: Path) -> None:
     mirror.parent.mkdir(exist_ok=True)
     for stale in mirror.parent.glob(f"{path.stem}-*.arrow"):
-        stale.unlink(missing_ok=True)
+        if stale != mirror:  # another process may have just made it
+            stale.unlink(missing_ok=True)
     table = pq.read_table(path).combine_chunks()
     with atomic(mirror) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
 from acestep.flow.sampler import Sampler
+from acestep.types import Song
 
 CEILING = "ceiling"
+SONG = "song"
+"""The part of a sweep that changes what is asked for: ``sweep.song.seconds=[30,120]``."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Cell:
         settings: what the sweep set, by dotted path; empty without a sweep.
         sampler: how songs are made. ``None`` makes none: the recordings through the autoencoder, the best that any
             sampler could do.
+        song: fields of every prompt's song that are replaced.
     """
 
     label: str
     settings: dict[str, Any]
     sampler: Sampler | None
+    song: dict[str, Any] = field(default_factory=dict)
 
 
 def cells_of(sampler: Sampler, sweep: Mapping[str, Any]) -> list[Cell]:
@@ -34,19 +39,41 @@ def cells_of(sampler: Sampler, sweep: Mapping[str, Any]) -> list[Cell]:
     Args:
         sampler: what holds wherever the sweep says nothing.
         sweep: mirrors the sampler's fields, with lists at its leaves: ``{"guidance": {"scale": [1, 4, 7]}}``. A leaf
-            ``None`` leaves its field as it is.
+            ``None`` leaves its field as it is. Whole parts may be swept: ``{"solver": [Euler(), Heun()]}``. ``song``
+            mirrors a song's fields.
     """
     axes = dict(_leaves(sweep))
     if not axes:
         return [Cell("sampler", {}, sampler)]
     cells = []
     for values in product(*axes.values()):
-        settings = dict(zip(axes, values, strict=True))
-        changed = sampler
-        for path, value in settings.items():
-            changed = _with(changed, path, path.split("."), value)
-        cells.append(Cell(", ".join(f"{path}={_plain(value)}" for path, value in settings.items()), settings, changed))
+        changed, song = sampler, {}
+        settings = {path: _named(value) for path, value in zip(axes, values, strict=True)}
+        for path, value in zip(axes, values, strict=True):
+            if path.startswith(f"{SONG}."):
+                song[_song_field(path)] = value
+            else:
+                changed = _with(changed, path, path.split("."), value)
+        label = ", ".join(f"{path}={_plain(value)}" for path, value in settings.items())
+        cells.append(Cell(label, settings, changed, song))
     return cells
+
+
+def _song_field(path: str) -> str:
+    name = path.removeprefix(f"{SONG}.")
+    if name not in {field.name for field in fields(Song)}:
+        raise ValueError(
+            f"sweep.{path}: a song has no {name}; it has {', '.join(field.name for field in fields(Song))}"
+        )
+    return name
+
+
+def _named(value: Any) -> Any:
+    """A swept part as its class and what is not its default; other values as they are."""
+    if not is_dataclass(value):
+        return value
+    given = [f for f in fields(value) if f.init and getattr(value, f.name) != f.default]
+    return " ".join([type(value).__name__, *(f"{f.name}={_plain(getattr(value, f.name))}" for f in given)])
 
 
 def _leaves(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sequence[Any]]]:

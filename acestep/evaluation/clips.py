@@ -14,6 +14,8 @@ from acestep.audio import Audio, read_audio
 from acestep.evaluation.cells import Cell
 from acestep.evaluation.files import digest, digest_module, digest_tensor
 from acestep.evaluation.prompts import Prompt, seed_of
+from acestep.evaluation.ranks import Ranks
+from acestep.files import atomic
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
 
@@ -22,7 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clip:
-    """One prompt in one cell. ``path`` holds the audio unless ``excluded`` says why there is none."""
+    """One prompt in one cell. ``path`` holds the audio unless ``excluded`` says why there is none.
+
+    Why a song could not be made is kept in ``path`` with the suffix ``.txt``: the same request fails the same way, and
+    is not tried again until that file is deleted.
+    """
 
     prompt: Prompt
     take: int
@@ -30,6 +36,16 @@ class Clip:
     key: str
     path: Path
     excluded: str = ""
+
+    @property
+    def reason_path(self) -> Path:
+        """Where it is kept why there is no audio."""
+        return self.path.with_suffix(".txt")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.excluded) or self.path.is_file() or self.reason_path.is_file()
 
 
 class ClipStore:
@@ -47,20 +63,34 @@ class ClipStore:
 
     def make(self, prompts: Sequence[Prompt], cell: Cell, takes: int = 1) -> list[Clip]:
         """The clips of all prompts under ``cell``, in order, ``takes`` songs from different noise for each."""
-        clips = [self._clip(prompt, take, cell) for prompt in prompts for take in range(takes)]
+        clips = self.planned(prompts, cell, takes)
+        self.fill(clips)
+        return self.settled(clips)
+
+    def planned(self, prompts: Sequence[Prompt], cell: Cell, takes: int = 1) -> list[Clip]:
+        """The same clips, each by its key, before any is made."""
+        return [self._clip(prompt, take, cell) for prompt in prompts for take in range(takes)]
+
+    def fill(self, clips: Sequence[Clip], ranks: Ranks | None = None) -> None:
+        """Make this rank's share of what is missing of one cell's clips."""
         asked = [clip for clip in clips if not clip.excluded]
-        failed: dict[str, str] = {}
-        # Batches are cut from all songs and made whole, so that a resumed evaluation rounds as an uninterrupted one.
+        # Batches are cut from all songs and made whole, so that neither a stop nor the number of ranks changes how a
+        # song is rounded.
         batches = [asked[start : start + self.batch_size] for start in range(0, len(asked), self.batch_size)]
-        for number, batch in enumerate(batches, 1):
-            if not all(clip.path.is_file() for clip in batch):
-                log.info("%s: batch %d of %d", cell.label, number, len(batches))
-                failed |= self._generate(batch)
-        return [replace(clip, excluded=failed.get(clip.key, clip.excluded)) for clip in clips]
+        for number, batch in (ranks or Ranks()).share(list(enumerate(batches, 1))):
+            if not all(clip.is_settled for clip in batch):
+                log.info("%s: batch %d of %d", batch[0].cell.label, number, len(batches))
+                self._generate(batch)
+
+    def settled(self, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips with the reasons of those that could not be made."""
+        reasons = {clip.key: _reason(clip) for clip in clips}
+        return [replace(clip, excluded=reasons[clip.key]) for clip in clips]
 
     def _clip(self, prompt: Prompt, take: int, cell: Cell) -> Clip:
-        seed = prompt.song.seed if take == 0 else seed_of(prompt.id, prompt.song.seed, take)
-        prompt, reason = replace(prompt, song=replace(prompt.song, seed=seed)), ""
+        song = replace(prompt.song, **cell.song)
+        seed = song.seed if take == 0 else seed_of(prompt.id, song.seed, take)
+        prompt, reason = replace(prompt, song=replace(song, seed=seed)), ""
         try:
             prompt = replace(prompt, song=self.pipeline.resolve(prompt.song))
         except ValueError as error:
@@ -71,18 +101,20 @@ class ClipStore:
         key = digest(self.fingerprint, song, repr(cell.sampler), _recording_bytes(prompt, cell.sampler))
         return Clip(prompt, take, cell, key, self.folder / f"{key[:32]}.flac", reason)
 
-    def _generate(self, clips: Sequence[Clip]) -> dict[str, str]:
-        """Write the clips; returns why, for those that the pipeline refused."""
+    def _generate(self, clips: Sequence[Clip]) -> None:
+        """Write the clips, and why there is none for those that the pipeline refused."""
         try:
             for clip, audio in zip(clips, self._audios(clips), strict=True):
                 audio.save(clip.path)
         except ValueError as error:
-            if len(clips) == 1:
-                log.warning("%s, %s: %s", clips[0].cell.label, clips[0].prompt.id, error)
-                return {clips[0].key: str(error)}
-            # One bad song must not take the rest of its batch with it.
-            return {key: reason for clip in clips for key, reason in self._generate([clip]).items()}
-        return {}
+            if len(clips) > 1:
+                # One bad song must not take the rest of its batch with it.
+                for clip in clips:
+                    self._generate([clip])
+                return
+            log.warning("%s, %s: %s", clips[0].cell.label, clips[0].prompt.id, error)
+            with atomic(clips[0].reason_path) as aside:
+                aside.write_text(str(error), encoding="utf-8")
 
     def _audios(self, clips: Sequence[Clip]) -> Iterator[Audio]:
         sampler = clips[0].cell.sampler
@@ -106,6 +138,14 @@ def fingerprint(pipeline: Pipeline) -> str:
     modules = [digest_module(part) for part in parts if isinstance(part, nn.Module)]
     device = next(pipeline.network.parameters()).device.type
     return digest(*modules, digest_tensor(pipeline.conditioner.silence), repr(pipeline.network.config), device)
+
+
+def _reason(clip: Clip) -> str:
+    if clip.excluded or clip.path.is_file():
+        return clip.excluded
+    if clip.reason_path.is_file():
+        return clip.reason_path.read_text(encoding="utf-8")
+    return "was not made"
 
 
 def _recording_bytes(prompt: Prompt, sampler: Sampler | None) -> bytes:

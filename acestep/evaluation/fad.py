@@ -73,6 +73,33 @@ def fad_infinity(
     return _line(torch.tensor(inverse, dtype=torch.float64), torch.tensor(distances, dtype=torch.float64))
 
 
+def half_distances(
+    songs: Sequence[Float[Tensor, "w d"]], reference: Gaussian, generator: torch.Generator, *, repeats: int = 20
+) -> list[float]:
+    """Distances of random halves of the songs; their spread is the standard error of the distance of all.
+
+    Drawing with replacement would add the sampling bias a second time, and its interval misses the estimate. A half
+    drawn without replacement deviates from the whole as much as the whole from the population (Shao and Wu 1989, the
+    jackknife that deletes half). Two sets of equally many songs are drawn alike by generators of one state, so that
+    the differences of their halves give the error of their difference.
+
+    Args:
+        songs: windows of each song, 8 or more.
+        reference: the set to compare with, held fixed.
+        generator: draws the halves.
+        repeats: how many.
+    """
+    if len(songs) < 8:
+        raise ValueError(f"an error from halves needs at least 8 songs, got {len(songs)}")
+    root = _root(reference.covariance)
+    distances = []
+    for _ in range(repeats):
+        chosen = torch.randperm(len(songs), generator=generator)[: len(songs) // 2].tolist()
+        half = Moments.of(torch.cat([songs[i] for i in chosen]))
+        distances.append(_distance(reference, root, half.gaussian(), warn=False))
+    return distances
+
+
 def sample_bias(covariance: Float[Tensor, "d d"], n: int) -> float:
     """Expected distance of ``n`` independent windows to the exact distribution they come from, to second order."""
     values = torch.linalg.eigvalsh(covariance.to(torch.float64)).clamp(min=1e-300)

@@ -1,109 +1,41 @@
-"""Metrics: each says what it needs to hear, and turns that into numbers for a song or for a set of songs.
-
-A metric's dataclass is its configuration; ``load`` builds what scores, or says which weights are missing.
-"""
+"""The metrics that every evaluation starts from: CLAP adherence, FAD, KAD and the oracles of the micro world."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from acestep.audio import Audio
-from acestep.evaluation.embedders import Embedder, MissingWeightsError, check_collapse, pooled
-from acestep.evaluation.fad import RankDeficientWarning, fad_infinity, frechet_distance
-from acestep.evaluation.gaussian import Moments, read_statistics
-from acestep.evaluation.hearing import Ear, Heard
+from acestep.evaluation.embedders import MissingWeightsError, check_collapse, pooled
+from acestep.evaluation.fad import RankDeficientWarning, fad_infinity, frechet_distance, half_distances
+from acestep.evaluation.gaussian import Gaussian, Moments, read_statistics, write_statistics
+from acestep.evaluation.hearing import Heard
 from acestep.evaluation.kad import kad, median_bandwidth
 from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.scorers import EmbedderEar, EmbedderSpec, loaded
+from acestep.evaluation.statistics import spread
 from acestep.synth import oracles
 from acestep.synth.world import Truth
 
 ORACLES = Path(oracles.__file__).parent.parent / "assets" / "micro" / "oracles.safetensors"
-
-
-class SongScorer(Protocol):
-    """Scores one song against its prompt. The first name that ``score`` gives is the metric's headline."""
-
-    ear: Ear
-    chance: Mapping[str, float]
-
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether the prompt holds what the score compares with."""
-        ...
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
-        """Named numbers."""
-        ...
-
-    def check(self, recordings: Sequence[Heard]) -> None:
-        """Refuse a scorer that cannot tell recordings apart. Generated songs prove nothing: they may be all alike."""
-        ...
-
-
-class SetScorer(Protocol):
-    """Compares all songs of a cell with the reference recordings. The first name is the headline."""
-
-    ear: Ear
-
-    def distance(
-        self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
-    ) -> dict[str, float]:
-        """Named numbers. ``same_songs`` says that ``heard`` are the reference's own songs, processed."""
-        ...
-
-
-Scorer = SongScorer | SetScorer
-
-
-class EmbedderSpec(Protocol):
-    """Configuration of an embedder."""
-
-    def load(self) -> Embedder:
-        """The embedder; :class:`MissingWeightsError` where it cannot be had."""
-        ...
-
-
-@cache
-def loaded(spec: EmbedderSpec) -> Embedder:
-    """``spec.load()``, once for all metrics that name the same embedder."""
-    return spec.load()
-
-
-@dataclass(frozen=True)
-class EmbedderEar:
-    """An embedder's windows."""
-
-    embedder: Embedder
-
-    @property
-    def name(self) -> str:
-        """The embedder's."""
-        return self.embedder.name
-
-    @property
-    def fingerprint(self) -> str:
-        """The embedder's."""
-        return self.embedder.fingerprint
-
-    def hear(self, audio: Audio) -> Heard:
-        """``windows`` (W, D)."""
-        return {"windows": self.embedder.audio(audio).clone()}
+FEWEST_SONGS = 8
+"""Below which a set distance gets neither an error nor an extrapolation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClapAdherence:
     """Cosine between a song's words and its audio, in the joint space of a CLAP-style model (Wu et al. 2023).
 
-    ``of_mean`` compares the words with the re-normalised mean of all windows' unit vectors; ``lowest_window`` and
-    ``first_window`` with single windows. Raw cosines compare only within one embedder.
+    ``of_mean`` compares the words with the re-normalised mean of all windows' unit vectors, ``mean_of_windows`` with
+    each window before the mean is taken; ``lowest_window`` and ``first_window`` with single windows. Raw cosines
+    compare only within one embedder.
     """
 
     embedder: EmbedderSpec
@@ -131,6 +63,7 @@ class ClapScorer:
         windows = heard["windows"] @ text
         return {
             "of_mean": float(pooled(heard["windows"]) @ text),
+            "mean_of_windows": float(windows.mean()),
             "lowest_window": float(windows.min()),
             "first_window": float(windows[0]),
         }
@@ -175,19 +108,18 @@ class FrechetScorer:
     ear: EmbedderEar
     statistics: str
     seed: int
+    goal = "lowest"
 
     def distance(
         self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
     ) -> dict[str, float]:
-        """``fad``, its extrapolation where at least 8 songs allow one, and how many windows each side had.
+        """``fad``, its ``error`` and extrapolation where at least 8 songs allow them, how many windows each side had.
 
-        Sets of the same songs share their sampling error, so between those nothing is extrapolated.
+        Errors are standard errors over which songs there are; the extrapolation's adds that of its fit. Sets of the
+        same songs share their sampling error, so between those nothing is extrapolated.
         """
         songs = [one["windows"] for one in heard]
-        if self.statistics:
-            target = read_statistics(self.statistics, self.ear.name)
-        else:
-            target = _moments([one["windows"] for one in reference]).gaussian()
+        target = self._target(reference)
         generated = _moments(songs)
         with warnings.catch_warnings():
             # The counts stand beside the distance; a sweep need not say it again for every cell.
@@ -196,10 +128,33 @@ class FrechetScorer:
         result = {"fad": distance, "windows": generated.n, "dimensions": len(target.mean)}
         if target.n is not None:
             result["reference_windows"] = target.n
-        if len(songs) >= 8 and not same_songs:
-            line = fad_infinity(songs, target, torch.Generator().manual_seed(self.seed))
-            result |= {"infinity": line.value, "infinity_error": line.standard_error, "infinity_r2": line.r_squared}
+        if len(songs) >= FEWEST_SONGS and not same_songs:
+            error = spread(self.halved(heard, reference))
+            line = fad_infinity(songs, target, self._generator())
+            result |= {"error": error, "infinity": line.value, "infinity_r2": line.r_squared}
+            result["infinity_error"] = math.hypot(error, line.standard_error)
         return result
+
+    def halved(self, heard: Sequence[Heard], reference: Sequence[Heard]) -> list[float]:
+        """Distances of random halves of the songs, drawn alike for every set of as many; none for very few songs."""
+        if len(heard) < FEWEST_SONGS:
+            return []
+        return half_distances([one["windows"] for one in heard], self._target(reference), self._generator())
+
+    def keep(self, reference: Sequence[Heard], path: Path) -> None:
+        """Write the reference's statistics, to be named as ``statistics`` in another evaluation, or read by fadtk."""
+        if not self.statistics:
+            settings = {"ear": self.ear.fingerprint}
+            moments = _moments([one["windows"] for one in reference])
+            write_statistics(path, moments, self.ear.name, len(reference), settings)
+
+    def _target(self, reference: Sequence[Heard]) -> Gaussian:
+        if self.statistics:
+            return read_statistics(self.statistics, self.ear.name)
+        return _moments([one["windows"] for one in reference]).gaussian()
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +173,7 @@ class KernelScorer:
     """What :class:`KernelDistance` configures."""
 
     ear: EmbedderEar
+    goal = "lowest"
 
     def distance(
         self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
@@ -283,9 +239,6 @@ class OracleScorer:
         truth = Truth(**json.loads(prompt.truth))
         factors = self.oracles.score(oracles.Spectra(heard["pitch"], heard["pulse"]), truth)
         return {"mean": sum(factors.values()) / len(factors), **factors}
-
-    def check(self, recordings: Sequence[Heard]) -> None:
-        """Nothing to refuse: the oracles are proven on songs of known truth when they are fitted."""
 
 
 def _moments(songs: Sequence[Tensor]) -> Moments:

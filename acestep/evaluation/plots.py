@@ -1,34 +1,40 @@
-"""Pictures of an evaluation: scores with their bands over the sweep, distances, and every factor beside its chance."""
+"""Pictures of an evaluation: scores with their bands over the sweep, distances, what one costs in the other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.results import Results
-from acestep.evaluation.statistics import Interval
+from acestep.evaluation.results import NEITHER, Results
+from acestep.evaluation.series import Series, axis_of, described, series_of
+from acestep.evaluation.statistics import Z95, Interval
 from acestep.files import atomic
 
 INK, MUTED, ACCENT, WARM, GRID = "#1b2430", "#6b7684", "#2f6fde", "#d9822b", "#e3e7ec"
-OTHERS = ("#3f9c6b", "#9b59b6", "#c0392b")
+COLORS = (ACCENT, "#3f9c6b", "#9b59b6", "#c0392b", "#0f8b9d", "#8d6e28")
+MOST_COMPARED = 6
 
 
 def figures(results: Results, compare: Mapping[str, Results]) -> dict[str, Figure]:
     """Every picture that these results allow, by file name; curves of ``compare`` over the same sweep go with them."""
-    same = {
-        name: other
-        for name, other in compare.items()
-        if len(axis_of(other)[1]) > 1 and axis_of(other)[0] == axis_of(results)[0]
-    }
+    axis = axis_of(results)
+    curves = series_of(results, axis)
+    for name, other in compare.items():
+        if axis and axis_of(other) == axis:
+            curves += series_of(other, axis, name)
     drawn = {}
     if len(results.cells) > 1:
-        drawn |= {column.replace(".", "_"): _curve(results, column, same) for column in results.headlines}
-        drawn |= {metric: _distance(results, metric, same) for metric in _set_metrics(results)}
+        drawn |= {column.replace(".", "_"): _curve(curves, axis, column) for column in results.headlines}
+        drawn |= {metric: _distance(curves, axis, metric) for metric in set_metrics(results)}
+        drawn |= _front(curves, axis)
+    if compare:
+        drawn["compared"] = _compared({"this": results, **compare})
     for metric, chance in results.setting.chance.items():
         factors = [name for name in chance if f"{metric}.{name}" in results.columns][1:]
         if factors:
@@ -51,43 +57,25 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def axis_of(results: Results) -> tuple[str, list[float], list[str]]:
-    """Name, positions and tick labels of the sweep: its numbers if one numeric field was swept, else ranks."""
-    settings = [results.setting.cells[label] for label in results.cells]
-    paths = list(settings[0])
-    if len(paths) == 1 and all(isinstance(cell[paths[0]], int | float) for cell in settings):
-        values = [float(cell[paths[0]]) for cell in settings]
-        return paths[0].replace(".", " "), values, [f"{value:g}" for value in values]
-    return (
-        "",
-        list(map(float, range(len(settings)))),
-        [", ".join(f"{v}" for v in c.values()) or "all" for c in settings],
-    )
+def set_metrics(results: Results) -> list[str]:
+    """Metrics that compare whole cells with the reference."""
+    return list(dict.fromkeys(metric for cell in results.cells for metric in results.sets.get(cell, {})))
 
 
-def _curve(results: Results, column: str, compare: Mapping[str, Results]) -> Figure:
-    figure, axes = _axes(results, f"{column.replace('.', ' · ')}: mean over prompts, 95 % interval")
-    points = _points(results, column)
-    at, means = [x for x, _ in points], [interval.mean for _, interval in points]
-    low, high = [interval.low for _, interval in points], [interval.high for _, interval in points]
-    axes.fill_between(at, low, high, color=ACCENT, alpha=0.2, linewidth=0)
-    axes.plot(at, means, color=ACCENT, marker="o", linewidth=2, label="generated")
-    for (name, other), color in zip(compare.items(), OTHERS, strict=False):
-        found = _points(other, column)
-        axes.fill_between(
-            [x for x, _ in found],
-            [i.low for _, i in found],
-            [i.high for _, i in found],
-            color=color,
-            alpha=0.15,
-            linewidth=0,
-        )
-        axes.plot([x for x, _ in found], [i.mean for _, i in found], color=color, marker="o", linewidth=1.5, label=name)
-    control = _points(results, column, shuffled=True)
-    if control:
+def _curve(curves: Sequence[Series], axis: str, column: str) -> Figure:
+    results = curves[0].results
+    figure, axes = _axes(results, axis, f"{column.replace('.', ' · ')}: mean over prompts, 95 % interval")
+    for number, (curve, color) in enumerate(zip(curves, cycle(COLORS), strict=False)):
+        points = _points(curve, column)
+        at, found = [x for x, _ in points], [interval for _, interval in points]
+        axes.fill_between(at, [i.low for i in found], [i.high for i in found], color=color, alpha=0.17, linewidth=0)
         axes.plot(
-            [x for x, _ in control], [i.mean for _, i in control], color=WARM, linewidth=1.2, label="prompts shuffled"
+            at, [i.mean for i in found], color=color, marker="o", linewidth=2 - 0.5 * bool(number), label=curve.name
         )
+    control = _points(curves[0], column, shuffled=True)
+    if control:
+        at, means = [x for x, _ in control], [i.mean for _, i in control]
+        axes.plot(at, means, color=WARM, linewidth=1.2, label="prompts shuffled")
     metric, _, name = column.partition(".")
     if name in results.setting.chance.get(metric, {}):
         axes.axhline(results.setting.chance[metric][name], color=MUTED, linestyle=":", linewidth=1.2, label="chance")
@@ -97,24 +85,27 @@ def _curve(results: Results, column: str, compare: Mapping[str, Results]) -> Fig
     return _finished(figure, axes)
 
 
-def _distance(results: Results, metric: str, compare: Mapping[str, Results]) -> Figure:
-    figure, axes = _axes(results, f"{metric}: distance to the recordings, lower is closer")
-    headline = next(name for cell in results.cells for name in results.sets.get(cell, {}).get(metric, {}))
-    for (name, other), color in zip({"generated": results, **compare}.items(), (ACCENT, *OTHERS), strict=False):
-        points = _values(other, metric, headline)
-        axes.plot([x for x, _ in points], [y for _, y in points], color=color, marker="o", linewidth=2, label=name)
-    far, errors = _values(results, metric, "infinity"), _values(results, metric, "infinity_error")
+def _distance(curves: Sequence[Series], axis: str, metric: str) -> Figure:
+    results = curves[0].results
+    headline = _headline(results, metric)
+    figure, axes = _axes(results, axis, f"{metric} · {headline}: all songs of a setting together")
+    for curve, color in zip(curves, cycle(COLORS), strict=False):
+        points = _values(curve, metric, headline)
+        at, values, errors = [x for x, _ in points], [v for _, v in points], _values(curve, metric, "error")
+        axes.plot(at, values, color=color, marker="o", linewidth=2, label=curve.name)
+        if len(errors) == len(values):
+            reach = [Z95 * error for _, error in errors]
+            low, high = (
+                [v - r for v, r in zip(values, reach, strict=True)],
+                [v + r for v, r in zip(values, reach, strict=True)],
+            )
+            axes.fill_between(at, low, high, color=color, alpha=0.17, linewidth=0)
+    far, errors = _values(curves[0], metric, "infinity"), _values(curves[0], metric, "infinity_error")
     if far:
-        at, values = zip(*far, strict=True)
+        bars = [Z95 * error for _, error in errors]
+        at, values = [x for x, _ in far], [v for _, v in far]
         axes.errorbar(
-            at,
-            values,
-            [e for _, e in errors],
-            color=WARM,
-            marker="o",
-            linewidth=1.2,
-            capsize=3,
-            label="for infinitely many songs",
+            at, values, bars, color=WARM, marker="o", linewidth=1.2, capsize=3, label="for infinitely many songs"
         )
     ceiling = results.sets.get(CEILING, {}).get(metric, {})
     if headline in ceiling:
@@ -122,17 +113,64 @@ def _distance(results: Results, metric: str, compare: Mapping[str, Results]) -> 
     return _finished(figure, axes)
 
 
-def _points(results: Results, column: str, shuffled: bool = False) -> list[tuple[float, Interval]]:
-    found = [
-        (x, results.interval(column, cell, shuffled))
-        for x, cell in zip(axis_of(results)[1], results.cells, strict=True)
-    ]
+def _front(curves: Sequence[Series], axis: str) -> dict[str, Figure]:
+    """What each setting gives in adherence and costs in distance: up and to the left is better."""
+    results = curves[0].results
+    distances = [metric for metric in set_metrics(results) if metric.startswith("fad")]
+    adherences = [column for column in results.headlines if column.startswith("clap")] or results.headlines
+    if not distances or not adherences:
+        return {}
+    column, metric = adherences[0], distances[0]
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(
+        f"{column.replace('.', ' · ')} over {metric}: up and left is better", loc="left", fontsize=11, color=INK
+    )
+    axes.set_xlabel(metric)
+    axes.grid(color=GRID)
+    for curve, color in zip(curves, cycle(COLORS), strict=False):
+        scores, far = dict(_points(curve, column)), dict(_values(curve, metric, _headline(results, metric)))
+        shared = [x for x, _ in curve.cells if x in scores and x in far]
+        axes.plot([far[x] for x in shared], [scores[x].mean for x in shared], color=color, marker="o", label=curve.name)
+        for x in shared if axis else ():
+            axes.annotate(
+                f"{x:g}", (far[x], scores[x].mean), (4, 4), textcoords="offset points", fontsize=8, color=MUTED
+            )
+    return {"front": _finished(figure, axes)}
+
+
+def _compared(found: Mapping[str, Results]) -> Figure:
+    """Every evaluation at its best setting, one row each, one column for each score that all of them have."""
+    shared = [c for c in next(iter(found.values())).headlines if all(c in other.headlines for other in found.values())]
+    columns = [c for c in shared if next(iter(found.values())).goal(c) != NEITHER][:MOST_COMPARED]
+    figure = Figure(figsize=(7.2, 0.45 * len(found) + 1.5), layout="constrained")
+    for place, column in enumerate(columns, 1):
+        axes = figure.add_subplot(1, len(columns), place)
+        for row, (results, color) in enumerate(zip(found.values(), cycle(COLORS), strict=False)):
+            interval = results.interval(column, results.best(column))
+            if interval:
+                axes.plot([interval.low, interval.high], [row, row], color=color, linewidth=2.5)
+                axes.plot([interval.mean], [row], color=color, marker="o")
+        axes.set_yticks(range(len(found)), list(found) if place == 1 else [""] * len(found))
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_title(column.replace(".", "\n"), fontsize=9, color=INK)
+        axes.grid(axis="x", color=GRID)
+        _plain(axes)
+    return figure
+
+
+def _points(curve: Series, column: str, shuffled: bool = False) -> list[tuple[float, Interval]]:
+    found = [(x, curve.results.interval(column, cell, shuffled)) for x, cell in curve.cells]
     return [(x, interval) for x, interval in found if interval]
 
 
-def _values(results: Results, metric: str, name: str) -> list[tuple[float, float]]:
-    cells = [results.sets.get(cell, {}).get(metric, {}) for cell in results.cells]
-    return [(x, cell[name]) for x, cell in zip(axis_of(results)[1], cells, strict=True) if name in cell]
+def _values(curve: Series, metric: str, name: str) -> list[tuple[float, float]]:
+    found = [(x, curve.results.sets.get(cell, {}).get(metric, {})) for x, cell in curve.cells]
+    return [(x, values[name]) for x, values in found if name in values]
+
+
+def _headline(results: Results, metric: str) -> str:
+    return next(name for cell in results.cells for name in results.sets.get(cell, {}).get(metric, {}))
 
 
 def _factors(results: Results, metric: str, factors: Sequence[str]) -> Figure:
@@ -157,24 +195,29 @@ def _factors(results: Results, metric: str, factors: Sequence[str]) -> Figure:
     return _finished(figure, axes)
 
 
-def _set_metrics(results: Results) -> list[str]:
-    return list(dict.fromkeys(metric for cell in results.cells for metric in results.sets.get(cell, {})))
-
-
-def _axes(results: Results, title: str) -> tuple[Figure, Axes]:
+def _axes(results: Results, axis: str, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     axes = figure.add_subplot()
-    name, positions, labels = axis_of(results)
-    axes.set_xticks(positions, labels)
-    axes.set_xlabel(name)
+    if axis:
+        places = sorted({float(results.setting.cells[label][axis]) for label in results.cells})
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xlabel(axis.replace(".", " "))
+    else:
+        names = [described(results.setting.cells[label]) or label for label in results.cells]
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.grid(color=GRID)
     return figure, axes
 
 
 def _finished(figure: Figure, axes: Axes) -> Figure:
+    _plain(axes)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=4)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, colors=MUTED)
-    figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=4)
-    return figure

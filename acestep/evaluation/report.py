@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ from matplotlib.image import imsave
 
 from acestep.audio import Audio, read_audio
 from acestep.evaluation import plots
+from acestep.evaluation import report_tables as tables
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
 from acestep.evaluation.results import Results, Row
-from acestep.evaluation.statistics import Interval
+from acestep.evaluation.series import described
 from acestep.files import atomic
 
 ASSETS = Path(__file__).parent
@@ -73,22 +73,21 @@ def _part(part: Part, folder: Path) -> str:
     return "".join([
         f"<h2>{escape(part.title)}</h2>" if part.title else "",
         f"<p class=facts>{escape(_subtitle(results))}</p>",
-        _cards(results),
+        tables.cards(results),
+        tables.notes(results),
         f"<section class=figures>{pictures}</section>",
-        "<h2>Listen</h2><p>Each box is one prompt and one seed: the same noise under every setting.</p>",
-        *[_song(part, prompt) for prompt in chosen(results, part.songs)],
+        _listen(part),
+        tables.differences(results),
         "<h2>All numbers</h2>",
-        _table(results),
-        _settings(results),
+        tables.numbers(results),
+        tables.prompt_table(results),
+        *[tables.settings(one) for one in (results, *part.compare.values())],
     ])  # fmt: skip
 
 
 def chosen(results: Results, count: int) -> list[str]:
-    """Prompts to show: evenly spread over the ranking by the first score in its best cell, worst and best included."""
-    ids = list(dict.fromkeys(row.prompt.id for row in results.rows if row.cell != CEILING and row.path))
-    if results.headlines:
-        scores = results.values(results.headlines[0], results.best(results.headlines[0]))
-        ids.sort(key=lambda name: scores.get(name, -1.0), reverse=True)
+    """Prompts to show: evenly spread over the ranking, worst and best included."""
+    ids = tables.ranked(results)
     if len(ids) <= count:
         return ids
     return [ids[round(i * (len(ids) - 1) / max(count - 1, 1))] for i in range(count)]
@@ -118,15 +117,28 @@ def spectrogram_png(audio: Audio, longest_seconds: float = LONGEST_SECONDS) -> b
     return buffer.getvalue()
 
 
-def _song(part: Part, prompt_id: str) -> str:
+def _listen(part: Part) -> str:
+    """Players for prompts from the best to the worst."""
+    results = part.results
+    ranks = {name: place for place, name in enumerate(tables.ranked(results), 1)}
+    head = "<h2>Listen</h2><p>Each box is one prompt and one seed: the same noise under every setting.</p>"
+    if results.headlines and len(ranks) > 1:
+        column = results.headlines[0]
+        head += f"<p class=facts>Ranks are by {escape(column)} at {escape(results.best(column))}, 1 is the best.</p>"
+    return head + "".join(
+        _song(part, name, f"rank {ranks[name]} of {len(ranks)}") for name in chosen(results, part.songs)
+    )
+
+
+def _song(part: Part, prompt_id: str, rank: str) -> str:
     results = part.results
     rows = _rows(results, prompt_id)
     song = next(iter(rows.values())).prompt.song
-    facts = [f"{song.bpm} bpm" if song.bpm else "", song.key or "", f"{song.seconds:.1f} s" if song.seconds else "",
-             f"language {song.language}", f"seed {song.seed}"]  # fmt: skip
+    facts = [rank, f"{song.bpm} bpm" if song.bpm else "", song.key or ""]
+    facts += [f"{song.seconds:.1f} s" if song.seconds else "", f"language {song.language}", f"seed {song.seed}"]
     players = [_player(results, rows[label], _name(results, label)) for label in results.cells if label in rows]
     for name, other in part.compare.items():
-        label = other.best(other.headlines[0])
+        label = other.best(other.headlines[0]) if other.headlines else other.cells[0]
         if row := _rows(other, prompt_id).get(label):
             players.append(_player(other, row, f"{name}, {_name(other, label)}"))
     if CEILING in rows:
@@ -144,14 +156,7 @@ def _rows(results: Results, prompt_id: str) -> dict[str, Row]:
 
 
 def _name(results: Results, label: str) -> str:
-    settings = results.setting.cells[label]
-    return (
-        ", ".join(
-            f"{path.rpartition('.')[2]} {value:g}" if isinstance(value, float) else f"{path.rpartition('.')[2]} {value}"
-            for path, value in settings.items()
-        )
-        or "generated"
-    )
+    return described(results.setting.cells[label]) or "generated"
 
 
 def _player(results: Results, row: Row, name: str) -> str:
@@ -166,55 +171,6 @@ def _player(results: Results, row: Row, name: str) -> str:
         f"<img alt='' src='{_data(spectrogram_png(audio), 'image/png')}'>"
         f"<audio controls preload=none src='{_data(mp3(audio), 'audio/mpeg')}'></audio></div>"
     )
-
-
-def _cards(results: Results) -> str:
-    cards = []
-    for column in results.headlines:
-        best = results.best(column)
-        found, ceiling = results.interval(column, best), results.interval(column, CEILING)
-        shuffled = results.interval(column, best, shuffled=True)
-        notes = [f"at {best}", f"95 % {found.low:.3f} to {found.high:.3f}" if found else ""]
-        notes += [f"shuffled {shuffled.mean:.3f}" if shuffled else "", f"ceiling {ceiling.mean:.3f}" if ceiling else ""]
-        cards.append(_card(column.replace(".", " · "), f"{found.mean:.3f}" if found else "–", notes))
-    for metric in dict.fromkeys(metric for cell in results.cells for metric in results.sets.get(cell, {})):
-        values = {cell: found for cell in results.cells if (found := results.sets.get(cell, {}).get(metric))}
-        headline = next(iter(next(iter(values.values()))))
-        best = min(values, key=lambda cell: values[cell][headline])
-        ceiling = results.sets.get(CEILING, {}).get(metric, {})
-        notes = [f"at {best}", f"ceiling {ceiling[headline]:.3f}" if headline in ceiling else ""]
-        cards.append(_card(f"{metric}, lowest", f"{values[best][headline]:.3f}", notes))
-    return f"<section class=cards>{''.join(cards)}</section>"
-
-
-def _card(name: str, value: str, notes: Sequence[str]) -> str:
-    lines = "".join(f"<li>{escape(note)}</li>" for note in notes if note)
-    return f"<div class=card><h4>{escape(name)}</h4><strong>{escape(value)}</strong><ul>{lines}</ul></div>"
-
-
-def _table(results: Results) -> str:
-    labels = [*results.cells, *([CEILING] if CEILING in results.sets else [])]
-    rows = [(column, [_cell(results.interval(column, label)) for label in labels]) for column in results.columns]
-    names = dict.fromkeys((m, name) for label in labels for m, v in results.sets.get(label, {}).items() for name in v)
-    for metric, name in names:
-        found = [results.sets.get(label, {}).get(metric, {}).get(name) for label in labels]
-        rows.append((f"{metric}.{name}", ["–" if value is None else f"{value:.4g}" for value in found]))
-    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{v}</td>' for v in values)}</tr>" for name, values in rows
-    )
-    return f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _cell(found: Interval | None) -> str:
-    return "–" if found is None else f"{found.mean:.3f} <small>{found.low:.3f} to {found.high:.3f}</small>"
-
-
-def _settings(results: Results) -> str:
-    summary = results.summary()
-    shown = {**summary["setting"], "songs": summary["songs"]}
-    text = escape(json.dumps(shown, indent=2))
-    return f"<details><summary>everything the numbers depend on</summary><pre>{text}</pre></details>"
 
 
 def _subtitle(results: Results) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,32 @@ import torch
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.files import finite_or_none, write_json
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.statistics import Interval, bootstrap, holm, paired_difference, sign_flip_test
+from acestep.evaluation.statistics import (
+    Z95,
+    Interval,
+    bootstrap,
+    effect_size,
+    holm,
+    paired_difference,
+    prompts_needed,
+    sign_flip_test,
+    spread,
+)
 from acestep.files import atomic
 
 SEED = 0
 """Of every resampling, so that the same songs give the same summary."""
+FEWEST_PROMPTS, WINDOWS_PER_DIMENSION, SONGS_FOR_FAD = 30, 5, 300
+HIGHEST, LOWEST, NEITHER = "highest", "lowest", "neither"
+"""Which values of a metric's headline are good: what a scorer may say of itself in ``goal``."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One song: its scores as ``METRIC.NAME``, the same against other prompts, or why it has none."""
+    """One song: its scores as ``METRIC.NAME``, the same against other prompts, or why it has none.
+
+    ``excluded`` says why there is no song, ``unheard`` why a metric could not hear it.
+    """
 
     prompt: Prompt
     take: int
@@ -33,11 +51,24 @@ class Row:
     excluded: str
     scores: Mapping[str, float]
     shuffled: Mapping[str, float]
+    unheard: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the numbers were measured with."""
+    """What the numbers were measured with.
+
+    Attributes:
+        weights: the checkpoint's name.
+        fingerprint: hash of all that decides the songs beside the requests.
+        sampler: what holds wherever the sweep says nothing.
+        cells: what the sweep set, by label.
+        ears: what listened for each metric, and the hash of its weights and preprocessing.
+        chance: scores of a guess, by metric.
+        left_out: metrics that could not be run, and why.
+        goals: which values of each metric are good.
+        references: recordings that sets are compared with.
+    """
 
     weights: str
     fingerprint: str
@@ -46,15 +77,18 @@ class Setting:
     ears: Mapping[str, str]
     chance: Mapping[str, Mapping[str, float]]
     left_out: Mapping[str, str]
+    goals: Mapping[str, str] = field(default_factory=dict)
+    references: int = 0
 
 
 @dataclass(frozen=True)
 class Results:
-    """Rows, distances between sets by cell and metric, and settings."""
+    """Rows, and by cell and metric: distances between sets, and the same for random halves of the songs."""
 
     setting: Setting
     rows: Sequence[Row]
     sets: Mapping[str, Mapping[str, Mapping[str, float]]]
+    halves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     _intervals: dict[tuple[str, str, bool], Interval | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -92,29 +126,48 @@ class Results:
             self._intervals[key] = bootstrap(values, torch.Generator().manual_seed(SEED)) if values else None
         return self._intervals[key]
 
+    def goal(self, column: str) -> str:
+        """Which values of a score are good."""
+        return self.setting.goals.get(column.partition(".")[0], HIGHEST)
+
     def best(self, column: str) -> str:
-        """The cell with the highest mean."""
+        """The cell with the best mean; the first where no value is better than another."""
         means = {cell: found.mean for cell in self.cells if (found := self.interval(column, cell))}
         if not means:
             raise ValueError(f"{column}: no song was scored by it; the evaluation has {', '.join(self.columns)}")
-        return max(means, key=means.__getitem__)
+        goal = self.goal(column)
+        if goal == NEITHER:
+            return next(iter(means))
+        return (min if goal == LOWEST else max)(means, key=means.__getitem__)
 
     def summary(self) -> dict[str, Any]:
         """Everything that is quoted, JSON-ready; the same songs give the same summary, byte for byte."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
         return {
             "setting": asdict(self.setting),
             "songs": {
                 "requested": len(self.rows),
-                "scored": sum(1 for row in self.rows if row.path),
+                "generated": sum(1 for row in self.rows if row.path),
+                "scored": sum(1 for row in self.rows if row.path and not row.unheard),
                 "excluded": [
                     {"prompt": row.prompt.id, "take": row.take, "cell": row.cell, "reason": row.excluded}
                     for row in self.rows
                     if row.excluded
                 ],
+                "unheard": [
+                    {"prompt": row.prompt.id, "take": row.take, "cell": row.cell, "metric": metric, "reason": reason}
+                    for row in self.rows
+                    for metric, reason in row.unheard.items()
+                ],
             },
             "cells": [self._cell(label) for label in self.cells],
             "ceiling": self._cell(CEILING) if CEILING in self.sets else None,
             "differences": self._differences(),
+            "set_differences": self._set_differences(),
+            "advice": advice(self),
         }
 
     def write(self, folder: str | Path) -> None:
@@ -133,7 +186,8 @@ class Results:
             for metric, values in self.sets.get(label, {}).items()
             for name, value in values.items()
         }
-        return {"label": label, "settings": self.setting.cells.get(label, {}), "scores": scores, "sets": sets}
+        settings, halves = self.setting.cells.get(label, {}), self.halves.get(label, {})
+        return {"label": label, "settings": settings, "scores": scores, "sets": sets, "halves": halves}
 
     def _differences(self) -> list[dict[str, Any]]:
         """Headline scores of every cell against the first, paired by prompt; p-values corrected over all of them."""
@@ -145,13 +199,25 @@ class Results:
                 shared = sorted(base.keys() & other.keys())
                 if shared:
                     pair = [other[name] for name in shared], [base[name] for name in shared]
-                    change = paired_difference(*pair, torch.Generator().manual_seed(SEED))
-                    p = sign_flip_test([a - b for a, b in zip(*pair, strict=True)], torch.Generator().manual_seed(SEED))
-                    found.append(
-                        {"score": column, "cell": cell, "against": self.cells[0], **_described(change), "p": p}
-                    )
+                    found.append({"score": column, "cell": cell, "against": self.cells[0], **paired(*pair)})
         corrected = holm([one["p"] for one in found])
         return [{**one, "p_holm": p} for one, p in zip(found, corrected, strict=True)]
+
+    def _set_differences(self) -> list[dict[str, Any]]:
+        """Set distances of every cell against the first, with the error over the same halves of the songs."""
+        found = []
+        base = self.halves.get(self.cells[0], {})
+        for metric, halves in base.items():
+            for cell in self.cells[1:]:
+                other = self.halves.get(cell, {}).get(metric, [])
+                if halves and len(other) == len(halves):
+                    name = next(iter(self.sets[cell][metric]))
+                    change = self.sets[cell][metric][name] - self.sets[self.cells[0]][metric][name]
+                    error = spread([a - b for a, b in zip(other, halves, strict=True)])
+                    bounds = [change - Z95 * error, change + Z95 * error]
+                    one = {"distance": f"{metric}.{name}", "cell": cell, "against": self.cells[0]}
+                    found.append({**one, "mean": change, "ci95": bounds})
+        return found
 
     def _record(self, row: Row, folder: Path) -> dict[str, Any]:
         return {
@@ -162,6 +228,7 @@ class Results:
             **{f"song.{name}": value for name, value in asdict(row.prompt.song).items()},
             "audio": row.path.relative_to(folder).as_posix() if row.path else None,
             "excluded": row.excluded or None,
+            "unheard": json.dumps(dict(row.unheard)) if row.unheard else None,
             **{column: row.scores.get(column) for column in self.columns},
             **{f"shuffled.{column}": row.shuffled.get(column) for column in self.columns},
         }
@@ -171,3 +238,36 @@ def _described(found: Interval | None) -> dict[str, Any]:
     if found is None:
         return {"mean": None, "ci95": None, "n": 0, "reason": "no song was scored"}
     return {"mean": found.mean, "ci95": found.bounds, "n": found.n}
+
+
+def paired(values: Sequence[float], against: Sequence[float]) -> dict[str, Any]:
+    """The mean difference of paired scores with its interval, effect size d_z and p-value.
+
+    ``prompts_needed`` says how many prompts would show an effect of the size found, four times in five.
+    """
+    change = paired_difference(values, against, torch.Generator().manual_seed(SEED))
+    differences = [a - b for a, b in zip(values, against, strict=True)]
+    effect = effect_size(differences)
+    return {
+        **_described(change),
+        "effect": effect,
+        "prompts_needed": prompts_needed(effect) if effect else None,
+        "p": sign_flip_test(differences, torch.Generator().manual_seed(SEED)),
+    }
+
+
+def advice(results: Results) -> list[str]:
+    """What these numbers are too few for, in words; empty where nothing is."""
+    found = []
+    prompts = len({row.prompt.id for row in results.rows if row.cell != CEILING})
+    if prompts < FEWEST_PROMPTS:
+        found.append(f"{prompts} prompts: intervals of means are rough below {FEWEST_PROMPTS}")
+    cells = results.sets.get(results.cells[0], {})
+    for metric, values in cells.items():
+        if "dimensions" in values and values["windows"] < WINDOWS_PER_DIMENSION * values["dimensions"]:
+            found.append(
+                f"{metric}: {values['windows']:g} windows in {values['dimensions']:g} dimensions; compare it only at "
+                f"equal numbers of songs, and quote it from {WINDOWS_PER_DIMENSION * values['dimensions']:g} windows "
+                f"and {SONGS_FOR_FAD} songs on; a kernel distance (kad) needs fewer"
+            )
+    return found

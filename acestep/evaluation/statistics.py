@@ -6,12 +6,16 @@ are never bootstrapped: drawing with replacement adds their bias a second time a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Z95 = 1.959964
+"""Standard errors to either side of an estimate that 95 % of estimates fall within."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,29 @@ def sign_flip_test(
         signs = torch.randint(0, 2, (rows, len(x)), generator=generator, dtype=torch.float64) * 2 - 1
         hits += int(((signs @ x / len(x)).abs() >= observed - 1e-15).sum())
     return (hits + 1) / (resamples + 1)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation around the values' own mean."""
+    return float(torch.tensor(values, dtype=torch.float64).std(correction=0))
+
+
+def effect_size(differences: Sequence[float] | Float[Tensor, " n"]) -> float | None:
+    """Cohen's d_z of paired differences: their mean in units of their spread; ``None`` where they do not differ."""
+    x = torch.as_tensor(differences, dtype=torch.float64)
+    spread = float(x.std()) if len(x) > 1 else 0.0
+    return float(x.mean()) / spread if spread > 0 else None
+
+
+def prompts_needed(effect: float, power: float = 0.8, level: float = 0.05) -> int:
+    """How many prompts a paired comparison needs to find an effect of this size, d_z, with the given power.
+
+    The normal approximation, with the correction of half a squared quantile for the estimated spread (Guenther 1981).
+    """
+    if effect == 0:
+        raise ValueError("an effect of 0 is found by no number of prompts")
+    quantiles = torch.special.ndtri(torch.tensor([1 - level / 2, power], dtype=torch.float64))
+    return math.ceil(float((quantiles.sum() / effect).square() + quantiles[0].square() / 2))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ from acestep.flow.dcw import DCW, Band, NoCorrection
 from acestep.flow.flow_edit import FlowEdit
 from acestep.flow.guidance import ADG, APG, CFG, NoGuidance
 from acestep.flow.noise import Retake, SongNoise, initial_noise
-from acestep.flow.objective import CleanError, ConditionDropout, Flat, FlowMatching, Loss, MinSNR
+from acestep.flow.objective import CleanError, ConditionDropout, ConditionParts, Flat, FlowMatching, Loss, MinSNR
 from acestep.flow.sampler import Sampler
 from acestep.flow.schedule import Custom, Linear, Shifted, Turbo, TurboCustom
 from acestep.flow.solvers import SDE, Euler, Heun
@@ -21,6 +21,7 @@ __all__ = [
     "Band",
     "CleanError",
     "ConditionDropout",
+    "ConditionParts",
     "CoverStart",
     "CoverSwitch",
     "Custom",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -21,14 +22,14 @@ class Loss:
 
     ``total`` is the weighted sum of squared errors and ``count`` the number of values in it: divide the summed totals
     by the summed counts. ``per_song`` is each song's unweighted mean at its time ``t``, for losses by noise level;
-    ``dropped`` says whose conditions were null. Both are detached.
+    ``dropped`` says whose conditions were null, altogether (``all``) or in part, by part. All three are detached.
     """
 
     total: Float[Tensor, ""]
     count: Float[Tensor, ""]
     per_song: Float[Tensor, " b"]
     t: Float[Tensor, " b"]
-    dropped: Bool[Tensor, " b"]
+    dropped: Mapping[str, Bool[Tensor, " b"]]
 
     @property
     def mean(self) -> Float[Tensor, ""]:
@@ -78,20 +79,57 @@ class MinSNR:
         return (self.gamma * (t / (1 - t).clamp(min=1e-6)).square()).clamp(max=1)
 
 
+ALL = "all"
+STATES = ("text", "lyrics", "timbre")
+CONTEXT = "context"
+
+
+@dataclass(frozen=True)
+class ConditionParts:
+    """Where the parts of a batch's conditions are, so that one can be dropped without the others.
+
+    ``rows`` has, for each of text, lyrics and timbre, the rows of the condition's states that it fills; ``context`` is
+    the context that says nothing: silence, all of it to be made.
+    """
+
+    rows: Mapping[str, Bool[Tensor, "b l"]]
+    context: Float[Tensor, "b t c2"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConditionDropout:
     """Replaces a song's whole condition by the null one with probability ``rate``, so that guidance has a null to use.
 
     Caption, lyrics and timbre fall together, song by song; the context stays. Source: upstream ``training_losses``
-    (``cfg_ratio``, 0.15).
+    (``cfg_ratio``, 0.15). Differs from the release where a part has a rate of its own: that part alone is then dropped
+    too, as ACE-Step v1 did, independently of the others and of ``rate``; its rows become the null embedding.
+
+    Attributes:
+        rate: How often text, lyrics and timbre are dropped together.
+        text: How often the caption and metadata are dropped by themselves.
+        lyrics: How often the lyrics are.
+        timbre: How often the timbre references are.
+        context: How often source audio and chunk mask become silence, all of it to be made.
     """
 
     rate: float = 0.15
+    text: float = 0.0
+    lyrics: float = 0.0
+    timbre: float = 0.0
+    context: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is no probability."""
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"objective.dropout.rate={self.rate}: need 0 (never) to 1 (always)")
+        for name in ("rate", *STATES, CONTEXT):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"objective.dropout.{name}={getattr(self, name)}: need 0 (never) to 1 (always), a probability"
+                )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts that have a rate of their own."""
+        return tuple(name for name in (*STATES, CONTEXT) if getattr(self, name) > 0)
 
     def __call__(
         self, conditions: Conditions, null: Conditions, u: Float[Tensor, " b"]
@@ -99,6 +137,23 @@ class ConditionDropout:
         """The conditions to train on, and which songs' were dropped; ``u`` are uniform numbers, one per song."""
         dropped = u < self.rate
         return conditions.where(dropped, null), dropped
+
+    def apart(
+        self, conditions: Conditions, null: Conditions, parts: ConditionParts | None, draws: Mapping[str, Tensor]
+    ) -> tuple[Conditions, dict[str, Bool[Tensor, " b"]]]:
+        """Conditions less the parts that fall by themselves, and whose fell; ``draws`` as ``u`` above, by part."""
+        if not self.parts:
+            return conditions, {}
+        if parts is None:
+            raise ValueError(f"objective.dropout.{self.parts[0]}: needs to be told where the conditions' parts are")
+        dropped = {name: draws[name] < getattr(self, name) for name in self.parts}
+        states, context = conditions.states, conditions.context
+        for name, songs in dropped.items():
+            if name == CONTEXT:
+                context = torch.where(songs[:, None, None], parts.context.to(context), context)
+            else:
+                states = torch.where((songs[:, None] & parts.rows[name])[..., None], null.states, states)
+        return replace(conditions, states=states, context=context), dropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +183,23 @@ class FlowMatching:
         conditions: Conditions,
         null: Conditions,
         generator: Generators,
+        positions: Sequence[int] | None = None,
+        parts: ConditionParts | None = None,
     ) -> Loss:
         """The loss at random times.
 
-        ``generator`` (one, or one per song) drives, in this order: t, dropout, noise. All are drawn in float32. Padding
-        comes last in a song's noise, so with a generator per song no draw depends on the batch.
+        ``generator`` (one, or one per song) drives, in this order: t, dropout (of all, then of parts, where they have
+        rates), noise. All are drawn in float32. Padding comes last in a song's noise, so with a generator per song no
+        draw depends on the batch. ``positions`` are the songs' places in the run, for times that hang together;
+        ``parts`` says where conditions' parts are, for dropping them singly.
         """
-        t = self.timesteps(len(x0), generator).to(x0.device)
+        t = self.timesteps(len(x0), generator, positions).to(x0.device)
         u = uniform(len(x0), generator).to(x0.device)
+        draws = {name: uniform(len(x0), generator).to(x0.device) for name in self.dropout.parts}
         noise = normal(x0.shape, generator).to(x0.device)
         conditions, dropped = self.dropout(conditions, null, u)
-        return self._loss(velocity, x0, conditions, t, noise, dropped)
+        conditions, apart = self.dropout.apart(conditions, null, parts, draws)
+        return replace(self.evaluate_at(velocity, x0, conditions, t, noise), dropped={ALL: dropped, **apart})
 
     def evaluate_at(
         self,
@@ -149,11 +210,6 @@ class FlowMatching:
         noise: Float[Tensor, "b t c"],
     ) -> Loss:
         """The loss at given times and noise, nothing dropped: for validation on a fixed grid."""
-        return self._loss(velocity, x0, conditions, t, noise, torch.zeros_like(t, dtype=torch.bool))
-
-    def _loss(
-        self, velocity: VelocityField, x0: Tensor, conditions: Conditions, t: Tensor, noise: Tensor, dropped: Tensor
-    ) -> Loss:
         x0, noise = x0.float(), noise.float()
         predicted = velocity(noised(x0, noise, t), t, conditions).float()
         error = (predicted - velocity_target(x0, noise)).square()
@@ -165,5 +221,5 @@ class FlowMatching:
             count=frames.sum().to(sums) * x0.shape[-1],
             per_song=sums.detach() / (frames.clamp(min=1) * x0.shape[-1]),
             t=t,
-            dropped=dropped,
+            dropped={},
         )

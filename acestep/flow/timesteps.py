@@ -5,6 +5,7 @@ Each distribution is its inverse cumulative distribution function, ``quantile``;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,8 +24,12 @@ class Timesteps(Protocol):
         """The t below which a share ``u`` of the draws lies; computed in float64."""
         ...
 
-    def __call__(self, n: int, generator: Generators) -> Float[Tensor, " n"]:
-        """``n`` draws in float32, on the generator's device."""
+    def __call__(self, n: int, generator: Generators, positions: Sequence[int] | None = None) -> Float[Tensor, " n"]:
+        """``n`` draws in float32, on the generator's device.
+
+        ``positions`` are the songs' places in the run, over all batches and ranks: what draws hang together by, if at
+        all.
+        """
         ...
 
 
@@ -36,8 +41,8 @@ class _Quantile:
         """The t below which a share ``u`` of the draws lies."""
         raise NotImplementedError
 
-    def __call__(self, n: int, generator: Generators) -> Float[Tensor, " n"]:
-        """``n`` draws in float32, on the generator's device."""
+    def __call__(self, n: int, generator: Generators, positions: Sequence[int] | None = None) -> Float[Tensor, " n"]:
+        """``n`` independent draws in float32, on the generator's device."""
         return self.quantile(uniform(n, generator)).float()
 
 
@@ -135,21 +140,40 @@ class Warped(_Quantile):
 class Stratified:
     """Another distribution, with one draw from each n-th of its mass: less noisy losses for the same average.
 
-    Needs one generator for the batch, since the strata are shared out among its songs.
+    Every ``strata`` consecutive songs of a run hold one draw of each stratum, however batches, accumulation and ranks
+    cut the run. A lone batch, without places in a run, is cut into as many strata as it has songs.
+
+    Attributes:
+        base: The distribution.
+        strata: Into how many parts of equal mass it is cut; the songs of one optimiser step, over all ranks.
     """
 
     base: Timesteps = LogitNormalMax()
+    strata: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse to cut into nothing."""
+        if self.strata < 1:
+            raise ValueError(f"timesteps.strata={self.strata}: need at least 1 (1 changes nothing)")
 
     def quantile(self, u: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The base's: stratifying changes how draws hang together, not their distribution."""
         return self.base.quantile(u)
 
-    def __call__(self, n: int, generator: Generators) -> Float[Tensor, " n"]:
+    def __call__(self, n: int, generator: Generators, positions: Sequence[int] | None = None) -> Float[Tensor, " n"]:
         """``n`` draws in float32, on the generator's device."""
-        if not isinstance(generator, Generator):
-            raise ValueError("timesteps=stratified: needs one generator per batch; use another one for per-song draws")
-        strata = torch.randperm(n, generator=generator, device=generator.device)
-        return self.quantile((strata + uniform(n, generator).double()) / n).float()
+        if positions is not None:
+            strata, parts = torch.tensor([self._stratum(position) for position in positions]), self.strata
+        elif isinstance(generator, Generator):
+            strata, parts = torch.randperm(n, generator=generator, device=generator.device), n
+        else:
+            raise ValueError("timesteps=stratified: needs one generator per batch, or the songs' places in the run")
+        within = uniform(n, generator)
+        return self.quantile((strata.to(within.device) + within.double()) / parts).float()
+
+    def _stratum(self, position: int) -> int:
+        block, place = divmod(position, self.strata)
+        return int(torch.randperm(self.strata, generator=Generator().manual_seed(block))[place])
 
 
 def validation_grid(n: int) -> Float[Tensor, " n"]:

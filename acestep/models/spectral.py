@@ -117,7 +117,7 @@ class SpectralAutoencoder(nn.Module):
         ratio = torch.log10((levels[0] + config.floor) / (levels[1] + config.floor))
         return torch.cat([torch.log10(amplitudes + config.floor) + 3, ratio], -1)
 
-    def fit(self, features: Float[Tensor, "n f"], whitening: float = 0.5) -> None:
+    def fit(self, features: Float[Tensor, "n f"], whitening: float = 0.4) -> None:
         """Set the projection to the leading principal components of ``features``.
 
         ``whitening`` 1 gives every channel unit variance, 0 keeps the components' own proportions; the mean

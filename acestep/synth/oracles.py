@@ -107,6 +107,13 @@ def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
     return out.flatten()
 
 
+def _envelope(pulse: Float[Tensor, "p b"]) -> list[Float[Tensor, " b"]]:
+    """How notes begin and end, band by band: how loud, how steeply up and how steeply down."""
+    steps = pulse[1:] - pulse[:-1]
+    slopes = [steps.quantile(share, dim=0) for share in (0.98, 0.9, 0.1, 0.02)]
+    return [pulse.mean(0), pulse.std(0), pulse.quantile(0.9, dim=0), pulse.quantile(0.5, dim=0), *slopes]
+
+
 def _onsets(pulse: Float[Tensor, "p b"]) -> Float[Tensor, "q b"]:
     return (pulse[3:] - pulse[:-3]).clamp_min(0)
 
@@ -123,12 +130,16 @@ def _features(spectra: Spectra, factor: str, spans: Sequence[tuple[int, int]] = 
         strong = 10 ** pitch.mean(0)
         bass = strong[:18] / strong[:18].sum()
         folded = torch.zeros(12).index_add(0, (torch.arange(18, NOTES) + LOWEST_NOTE) % 12, strong[18:])
-        return torch.cat([bass, folded / folded.sum(), level.mean(0)])[None]
+        sounding = pitch.quantile(0.85, dim=0)
+        return torch.cat([bass, folded / folded.sum(), level.mean(0), sounding - sounding.mean()])[None]
     if factor == "instrument":
-        # Seen from the bass' root, a timbre's partials fall on the same places in every key.
+        # Seen from the bass' root, a timbre's partials fall on the same places in every key; its register does not.
         root = int(pitch[:, :12].mean(0).argmax()) + 12
         seen = pitch[:, root : root + NOTES - 24]
-        return torch.cat([seen.mean(0) - seen.mean(), seen.std(0), (seen[1:] - seen[:-1]).abs().mean(0)])[None]
+        moves = [seen.mean(0) - seen.mean(), seen.std(0), (seen[1:] - seen[:-1]).abs().mean(0)]
+        loud, usual = pitch.quantile(0.9, dim=0), pitch.quantile(0.5, dim=0)
+        levels = [loud - loud.mean(), usual - pitch.mean(0), pitch.std(0), (pitch[1:] - pitch[:-1]).abs().mean(0)]
+        return torch.cat([*moves, *levels, *_envelope(pulse)])[None]
     if factor == "drums":
         rows = [pulse.mean(0), pulse.amax(0), pulse.std(0), onsets.mean(0), onsets.std(0)]
         return torch.cat([*rows, _autocorrelation(onsets[:, [0, 5, 6]])])[None]
@@ -150,8 +161,7 @@ def _spans(truth: Truth, factor: str) -> list[tuple[int, int]]:
     if factor == "syllables":
         return truth.slots
     if factor == "structure":
-        switch = truth.slots[truth.boundary][0]
-        return [(0, switch), (switch, truth.frames)]
+        return [(0, truth.boundary), (truth.boundary, truth.frames)]
     return []
 
 
@@ -180,7 +190,7 @@ class Readout:
 
     @classmethod
     def fit(
-        cls, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int, penalty: float = 1e-3
+        cls, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int, penalty: float = 2e-3
     ) -> Readout:
         """Maximum likelihood with an L2 ``penalty``, by L-BFGS from zero: no randomness."""
         mean, scale = features.mean(0), features.std(0).clamp_min(1e-4)

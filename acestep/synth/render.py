@@ -8,6 +8,7 @@ formant resonances (Fant, Acoustic Theory of Speech Production, 1960); a syllabl
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +30,48 @@ FORMANTS_HZ = {
 }
 FORMANT_WIDTH = 0.11
 TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
-# Partials as (semitones above the note, amplitude), attack and decay in seconds (0: held), tremolo depth.
-Timbre = tuple[list[tuple[float, float]], float, float, float]
-TIMBRES: dict[str, Timbre] = {
-    "piano": ([(0, 1.0), (12, 0.5), (19, 0.3), (24, 0.2), (28, 0.1)], 0.004, 0.25, 0.0),
-    "organ": ([(0, 0.8), (12, 0.8), (24, 0.7), (36, 0.6)], 0.02, 0.0, 0.0),
-    "strings": ([(12 * np.log2(k), 1 / k**0.8) for k in range(1, 13)], 0.14, 0.0, 0.0),
-    "flute": ([(0, 1.0), (12, 0.08)], 0.06, 0.0, 0.0),
-    "bell": ([(0, 0.6), (15, 0.7), (24, 0.6), (34, 0.6), (43, 0.4)], 0.002, 0.7, 0.0),
-    "synth": ([(12 * np.log2(k), 1 / k**0.6) for k in range(1, 16, 2)], 0.004, 0.0, 0.0),
-    "accordion": ([(0, 0.25), (12, 0.3), (19, 1.0), (24, 0.9), (31, 0.9), (34, 0.6)], 0.03, 0.0, 0.6),
-}
-GATES = {"synth": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timbre:
+    """How an instrument sounds.
+
+    ``partials`` are (semitones above the note, amplitude), ``attack`` and ``decay`` seconds (0: held), ``lowest`` the
+    MIDI note from which its chords are voiced, ``length`` the seconds that they sound, ``tremolo`` a depth.
+    """
+
+    partials: tuple[tuple[float, float], ...]
+    attack: float
+    lowest: int
+    decay: float = 0.0
+    length: float = 0.28
+    tremolo: float = 0.0
+
+
+ODD = tuple((12 * np.log2(k), 1 / k**0.6) for k in range(1, 16, 2))
+SAW = tuple((12 * np.log2(k), 1 / k**0.8) for k in range(1, 13))
+# Registers differ as much as spectra do: a choir of six that one tells apart from the next room.
+TIMBRES = {
+    "organ": Timbre(partials=((0, 0.8), (12, 0.8), (24, 0.7), (36, 0.6)), attack=0.02, lowest=48),
+    "synth": Timbre(partials=ODD, attack=0.004, lowest=54, length=0.16),
+    "piano": Timbre(
+        partials=((0, 1.0), (12, 0.5), (19, 0.3), (24, 0.2), (28, 0.1)), attack=0.004, lowest=60, decay=0.2
+    ),
+    "strings": Timbre(partials=SAW, attack=0.12, lowest=66),
+    "flute": Timbre(partials=((0, 1.0), (12, 0.08)), attack=0.06, lowest=72),
+    "bell": Timbre(
+        partials=((0, 0.6), (15, 0.7), (24, 0.6), (34, 0.6)), attack=0.002, lowest=76, decay=0.5, length=0.38
+    ),
+    "accordion": Timbre(
+        partials=((0, 0.25), (12, 0.3), (19, 1.0), (24, 0.9), (31, 0.9), (34, 0.6)),
+        attack=0.03, lowest=57, length=0.32, tremolo=0.6,
+    ),
+}  # fmt: skip
+SYLLABLE_SECONDS = 0.3
 TREMOLO_HZ = 5.0
 WAVETABLE = 4096
-PAD_LEVEL = 0.3
+PAD_LEVEL = 0.5
+VERSE_LEVEL = 0.35
 
 
 def midi_to_hz(note: float) -> float:
@@ -52,9 +80,15 @@ def midi_to_hz(note: float) -> float:
 
 
 def unknown_timbre(rng: np.random.Generator) -> Timbre:
-    """An instrument that nobody has a name for: random partials, attack and decay."""
-    partials = [(float(step), float(rng.uniform(0.1, 1))) for step in rng.choice(40, int(rng.integers(2, 8)), False)]
-    return partials, float(rng.uniform(0.002, 0.15)), float(rng.choice([0.0, 0.15, 0.4, 0.8])), 0.0
+    """An instrument that nobody has a name for: random partials, register, attack and decay."""
+    steps = rng.choice(40, int(rng.integers(2, 8)), False)
+    return Timbre(
+        partials=tuple((float(step), float(rng.uniform(0.1, 1))) for step in steps),
+        attack=float(rng.uniform(0.002, 0.15)),
+        decay=float(rng.choice([0.0, 0.15, 0.4, 0.8])),
+        lowest=int(rng.integers(48, 77)),
+        length=float(rng.uniform(0.12, 0.4)),
+    )
 
 
 def render(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
@@ -68,10 +102,10 @@ def render(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
     pans = dict(zip(levels, rng.uniform(0.35, 0.65, 4), strict=True))
     pans["bass"] = 0.5
     tracks = {
-        "bass": 0.45 * _bass(truth, count),
-        "chords": 0.5 * _chords(truth, timbre or TIMBRES[truth.instrument], count, rng),
+        "bass": 0.35 * _bass(truth, count),
+        "chords": 0.5 * _chords(truth, timbre or TIMBRES[truth.instrument], count),
         "drums": _drums(truth, count, rng),
-        "voice": 0.85 * _voice(truth, count, rng),
+        "voice": 1.1 * _voice(truth, count, rng),
     }
     mix = np.zeros((2, count))
     for name, track in tracks.items():
@@ -98,45 +132,46 @@ def _bass(truth: Truth, count: int) -> Samples:
     return out
 
 
-def _chords(truth: Truth, timbre: Timbre, count: int, rng: np.random.Generator) -> Samples:
-    """Tonic and subdominant triads, a bar each; a chorus doubles them an octave up under a high, soft pad."""
+def _chords(truth: Truth, timbre: Timbre, count: int) -> Samples:
+    """A chord on every beat, tonic and subdominant by quarters; a chorus doubles it an octave up under a soft pad."""
     out = np.zeros(count)
     beat = truth.beat_frames * HOP
-    root, lowest = 60 + TONICS.index(truth.tonic), int(rng.integers(57, 61))
-    switch = truth.slots[truth.boundary][0] * HOP
-    struck = functools.cache(lambda shift, chorus: _chord(truth, timbre, root + shift, lowest, chorus))
-    for index, start in enumerate(range(0, count, beat)):
-        sound = struck(5 * (index // 4 % 2), truth.sections[start >= switch] == "chorus")[: count - start]
-        out[start : start + len(sound)] += sound
-    if timbre[3]:
-        out *= 1 - timbre[3] * (0.5 - 0.5 * np.cos(2 * np.pi * TREMOLO_HZ * np.arange(count) / SAMPLE_RATE))
-    return out / 2.5 + _pad(truth, count)
+    root = 60 + TONICS.index(truth.tonic)
+    struck = functools.cache(lambda shift, chorus: _chord(truth, timbre, root + shift, chorus))
+    for index, (first, last) in enumerate(truth.slots):
+        chorus = truth.sections[first >= truth.boundary] == "chorus"
+        sound = struck(5 * (index % 2), chorus)
+        for start in range(first * HOP, last * HOP, beat):
+            stop = min(start + len(sound), last * HOP)
+            out[start:stop] += sound[: stop - start]
+    if timbre.tremolo:
+        out *= 1 - timbre.tremolo * (0.5 - 0.5 * np.cos(2 * np.pi * TREMOLO_HZ * np.arange(count) / SAMPLE_RATE))
+    return out / 1.5 + _pad(truth, count)
 
 
 def _pad(truth: Truth, count: int) -> Samples:
-    """A chorus' shimmer: root and fifth held near 4 kHz."""
+    """A chorus' shimmer: the tonic triad held above 2.5 kHz."""
     out = np.zeros(count)
-    edges = [0, truth.slots[truth.boundary][0] * HOP, count]
+    edges = [0, truth.boundary * HOP, count]
     for section, start, stop in zip(truth.sections, edges[:-1], edges[1:], strict=True):
         if section == "chorus":
-            for note in (0, 7):
-                hz = midi_to_hz(100 + (TONICS.index(truth.tonic) + note) % 12)
+            for step in TRIADS[truth.mode]:
+                hz = midi_to_hz(100 + (TONICS.index(truth.tonic) + step - 4) % 12)
                 out[start:stop] += PAD_LEVEL * _note(hz, stop - start, 0.05, 0.0)
     return out
 
 
-def _chord(truth: Truth, timbre: Timbre, root: int, lowest: int, chorus: bool) -> Samples:
-    """One beat of the triad on ``root``, voiced upwards from the note ``lowest``."""
-    partials, attack, decay, _ = timbre
-    length = int(truth.beat_frames * HOP * GATES.get(truth.instrument, 1.0))
-    notes = [lowest + (root + step - lowest) % 12 for step in TRIADS[truth.mode]]
+def _chord(truth: Truth, timbre: Timbre, root: int, chorus: bool) -> Samples:
+    """One beat of the triad on ``root``, voiced upwards from the timbre's lowest note."""
+    length = int(timbre.length * SAMPLE_RATE)
+    notes = [timbre.lowest + (root + step - timbre.lowest) % 12 for step in TRIADS[truth.mode]]
     notes += [note + 12 for note in notes] if chorus else []
     out = np.zeros(length)
     for note in notes:
-        for semitones, amplitude in partials:
+        for semitones, amplitude in timbre.partials:
             hz = midi_to_hz(note + semitones)
             if hz < PITCHED_LIMIT_HZ:
-                out += amplitude * (1.0 if chorus else 0.7) * _note(hz, length, attack, decay)
+                out += amplitude * (1.0 if chorus else VERSE_LEVEL) * _note(hz, length, timbre.attack, timbre.decay)
     return out
 
 
@@ -170,20 +205,22 @@ def _drums(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
 
 
 def _voice(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
-    """Two beats a syllable on notes of the tonic triad, each vowel by its formants."""
+    """A syllable a quarter, sung anew on every beat on one note of the tonic triad, its vowel by its formants."""
     out = np.zeros(count)
-    root = 45 + (TONICS.index(truth.tonic) - 9) % 12
+    beat, root = truth.beat_frames * HOP, 36 + TONICS.index(truth.tonic)
     for syllable, (first, last) in zip(truth.syllables, truth.slots, strict=False):
-        start, stop = first * HOP, last * HOP
         degree = TRIADS[truth.mode][int(rng.integers(3))]
         hz = midi_to_hz(root + (degree if degree < 7 else degree - 12))
-        time = np.arange(stop - start) / SAMPLE_RATE
+        time = np.arange(int(SYLLABLE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
         harmonics = np.arange(1, int(VOICE_LIMIT_HZ / hz) + 1)
         spectrum = np.zeros(WAVETABLE // 2 + 1, complex)
         spectrum[harmonics] = -0.5j * WAVETABLE * _formant_gain(harmonics * hz, syllable[-1])
-        envelope = np.minimum(np.minimum(time, time[::-1]) / 0.03, 1.0)
         cycle = np.fft.irfft(spectrum, WAVETABLE)
-        out[start:stop] = envelope * np.interp(hz * time % 1 * WAVETABLE, np.arange(WAVETABLE + 1), [*cycle, cycle[0]])
+        sung = np.interp(hz * time % 1 * WAVETABLE, np.arange(WAVETABLE + 1), [*cycle, cycle[0]])
+        sung *= np.minimum(np.minimum(time, time[::-1]) / 0.03, 1.0)
+        for start in range(first * HOP, last * HOP, beat):
+            stop = min(start + len(sung), last * HOP)
+            out[start:stop] = sung[: stop - start]
     return out
 
 

@@ -1,14 +1,15 @@
 """What a micro-world song is: its factors, how likely each value is, and the words people use for them.
 
 Knows truths and texts; knows no waveform, network or file. Every factor is laid out to be identifiable from a
-few seconds of audio: tempi are whole numbers of latent frames of which none is an octave of another, syllables
-last two beats, and a song's first beat falls on its first sample.
+few seconds of audio: tempi are whole numbers of latent frames of which none is an octave of another, a song sings
+four syllables, each for a quarter of it, and its first beat falls on its first sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from acestep.types import Song
 
 FRAME_RATE = 25
 BEAT_FRAMES = (10, 12, 14, 16, 18)
-SONG_FRAMES = (160, 180, 200)
+SONG_FRAMES = (128, 144, 160)
 TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")
 INSTRUMENTS = ("piano", "organ", "strings", "flute", "bell", "synth")
@@ -24,8 +25,8 @@ UNSEEN_INSTRUMENT = "accordion"
 DRUMS = ("none", "four", "backbeat", "shaker")
 SECTIONS = ("verse", "chorus")
 VOWELS = ("a", "e", "i", "o", "u")
-CONSONANTS = {"en": "lmnd", "de": "lnst", "es": "mrtl", "fr": "ndvl"}
-BEATS_PER_SYLLABLE = 2
+CONSONANTS = {"en": "l", "de": "n", "es": "m", "fr": "d"}
+SLOTS = 4
 
 WORDS = {
     "en": {
@@ -62,8 +63,8 @@ WORDS = {
 class Truth:
     """Everything that decides how a micro-world song sounds, up to ``variation`` (levels, panning, melody).
 
-    ``frames`` counts latent frames of 1/25 s; ``beat_frames`` is the length of a beat in them; ``syllables`` are
-    sung one after another, two beats each, and are empty in an instrumental.
+    ``frames`` counts latent frames of 1/25 s; ``beat_frames`` is the length of a beat in them; the four ``syllables``
+    are sung one after another, a quarter of the song each, and are empty in an instrumental.
     """
 
     frames: int
@@ -98,21 +99,22 @@ class Truth:
 
     @property
     def slots(self) -> list[tuple[int, int]]:
-        """Start and end frame of every syllable slot of the song, sung or not."""
-        step = BEATS_PER_SYLLABLE * self.beat_frames
-        return [(start, min(start + step, self.frames)) for start in range(0, self.frames, step)]
+        """Start and end frame of the song's four quarters, each beginning on the beat that is nearest."""
+        starts = [self.beat_frames * round(i * self.frames / SLOTS / self.beat_frames) for i in range(SLOTS)]
+        return list(pairwise([*starts, self.frames]))
 
     @property
     def boundary(self) -> int:
-        """Index of the syllable slot at which the second section begins."""
-        return (len(self.slots) + 1) // 2
+        """First frame of the second section, which begins on the beat nearest to the middle."""
+        return self.slots[SLOTS // 2][0]
 
     @property
     def lyrics(self) -> str:
-        """Lyrics with section tags; empty for an instrumental."""
+        """Lyrics with section tags, one sentence in all; empty for an instrumental."""
         if not self.syllables:
             return ""
-        parts = self.syllables[: self.boundary], self.syllables[self.boundary :]
+        words = spelt(self.syllables)
+        parts = words[: SLOTS // 2], words[SLOTS // 2 :]
         return "\n".join(f"[{tag}]\n{' '.join(line)}" for tag, line in zip(self.sections, parts, strict=True))
 
     def as_dict(self) -> dict[str, object]:
@@ -142,13 +144,21 @@ WEB = Annotation(omitted=0.2, wrong=0.05)
 ANNOTATIONS = {"curated": CURATED, "web": WEB}
 
 
+def spelt(syllables: Sequence[str]) -> tuple[str, ...]:
+    """Four syllables as a sentence: a capital, a comma at the first line's end, a full stop at the last's.
+
+    The spelling tells a syllable's place, so that a network of two million parameters need not learn to count words.
+    """
+    first, second, third, fourth = syllables
+    return first.capitalize(), f"{second},", third, f"{fourth}."
+
+
 def draw_truth(rng: np.random.Generator, instruments: Sequence[str] = INSTRUMENTS, instrumental: float = 0.06) -> Truth:
     """One song's factors, independent of each other and uniform; ``instrumental`` is the share without a voice."""
     language = str(rng.choice(list(WORDS)))
     frames, beat = int(rng.choice(SONG_FRAMES)), int(rng.choice(BEAT_FRAMES))
-    count = -(-frames // (BEATS_PER_SYLLABLE * beat))
     sung = rng.random() >= instrumental
-    syllables = [str(rng.choice(list(CONSONANTS[language]))) + str(rng.choice(VOWELS)) for _ in range(count)]
+    syllables = [CONSONANTS[language] + str(rng.choice(VOWELS)) for _ in range(SLOTS)]
     return Truth(
         frames=frames,
         beat_frames=beat,

@@ -16,6 +16,10 @@ from acestep.audio import Audio
 from acestep.data import LatentBatch
 from acestep.evaluation.files import write_json
 from acestep.flow.sampler import Sampler
+from acestep.training.flops import utilisation
+from acestep.training.sharding import is_sharded
+
+HISTORY = "validation.json"
 
 
 class Watch(Callback):
@@ -36,18 +40,20 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin to count."""
-        self._restart(module.device)
+        self._restart(trainer, module.device)
         self._reported = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: dict[str, Tensor], batch: LatentBatch, index: int
+        self, trainer: Trainer, module: LightningModule, outputs: dict[str, Any], batch: LatentBatch, index: int
     ) -> None:
         """Count, and report if it is time."""
         cell = (outputs["t"] * self.cells).long().clamp(max=self.cells - 1)
-        self._sums.index_add_(0, cell, outputs["per_song"].float())
-        self._counts.index_add_(0, cell, torch.ones_like(outputs["t"], dtype=torch.float32))
-        self._songs += len(batch) * trainer.world_size
-        self._frames += batch.frame_mask.numel() * trainer.world_size
+        self._add("losses", torch.zeros_like(self._zeros).index_add_(0, cell, outputs["per_song"].float()))
+        self._add("songs", torch.bincount(cell, minlength=self.cells))
+        for name, songs in outputs["dropped"].items():
+            self._add(f"dropped/{name}", songs.sum())
+        self._add("frames", batch.frame_mask.sum())
+        self._add("flops", outputs["flops"])
         step = trainer.global_step
         if step % self.every == 0 and step > self._reported:
             self._report(trainer, module)
@@ -55,29 +61,37 @@ class Watch(Callback):
 
     def _report(self, trainer: Trainer, module: LightningModule) -> None:
         seconds = time.perf_counter() - self._since
-        sums, counts = (trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in (self._sums, self._counts))
+        sums = {name: trainer.strategy.reduce(part, reduce_op="sum").cpu() for name, part in self._sums.items()}
+        songs = sums["songs"]
         values = {
-            "train/loss": float(sums.sum() / counts.sum()),
-            "train/gradient_norm": float(module.gradient_norm),
+            "train/loss": float(sums["losses"].sum() / songs.sum()),
+            "train/gradient_norm": float(module.gradients.norm),
+            "train/skipped_steps": float(module.gradients.skipped),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/songs_per_second": self._songs / seconds,
-            "train/frames_per_second": self._frames / seconds,
+            "train/songs_per_second": float(songs.sum()) / seconds,
+            "train/frames_per_second": float(sums["frames"]) / seconds,
+            "train/data_wait": (trainer.profiler.seconds - self._waited) / seconds,
+            **utilisation(float(sums["flops"]) / seconds / trainer.world_size, module.device),
         }
         for cell in range(self.cells):
-            if counts[cell]:
-                values[f"train/loss_t{(cell + 0.5) / self.cells:.3f}"] = float(sums[cell] / counts[cell])
+            if songs[cell]:
+                values[f"train/loss_t{(cell + 0.5) / self.cells:.3f}"] = float(sums["losses"][cell] / songs[cell])
+        values |= {f"train/{name}": float(n / songs.sum()) for name, n in sums.items() if name.startswith("dropped/")}
         if module.device.type == "cuda":
             values["train/memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         module.log("loss", values["train/loss"], prog_bar=True, logger=False)
-        self._restart(module.device)
+        self._restart(trainer, module.device)
 
-    def _restart(self, device: torch.device) -> None:
-        self._sums = torch.zeros(self.cells, device=device)
-        self._counts = torch.zeros(self.cells, device=device)
-        self._songs = self._frames = 0
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _restart(self, trainer: Trainer, device: torch.device) -> None:
+        self._zeros = torch.zeros(self.cells, device=device)
+        self._sums: dict[str, Tensor] = {}
         self._since = time.perf_counter()
+        self._waited = trainer.profiler.seconds
 
 
 class Progress(RichProgressBar):
@@ -95,7 +109,7 @@ class History(Callback):
     """Keeps the validation losses of the run in ``validation.json``: the first, the last, and all between, by step."""
 
     def __init__(self, folder: str) -> None:
-        self.path = Path(folder) / "validation.json"
+        self.path = Path(folder) / HISTORY
         self.losses: dict[int, dict[str, float]] = {}
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -145,11 +159,14 @@ class SampleSongs(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every:
             return
         self._validations += 1
-        if self._validations % self.every or not trainer.is_global_zero:
+        # A network that is spread over the processes needs them all to make a song.
+        if self._validations % self.every or not (trainer.is_global_zero or is_sharded(module.network)):
             return
         data = trainer.datamodule.validation
         wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
         for index, audio in enumerate(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted))):
+            if not trainer.is_global_zero:
+                continue
             audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
             _hear(trainer, f"samples/{index:02d}", audio)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from acestep.audio import Audio
 
 COLUMNS = ("step", "name", "value")
+TABLE = "metrics.csv"
 
 
 class TableLogger(Logger):
@@ -20,7 +21,7 @@ class TableLogger(Logger):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.path = Path(folder) / TABLE
 
     @property
     def name(self) -> str:
@@ -53,13 +54,23 @@ class TableLogger(Logger):
         if not self.path.exists():
             return
         with self.path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"] or 0) <= step]
+            kept = [row for row in csv.DictReader(file) if row["value"] and int(row["step"] or 0) <= step]
         aside = self.path.with_name(f".{self.path.name}")
         with aside.open("w", newline="", encoding="utf-8") as file:
             rows = csv.DictWriter(file, COLUMNS)
             rows.writeheader()
             rows.writerows(kept)
         aside.replace(self.path)
+
+
+def read_table(folder: Path) -> dict[str, dict[int, float]]:
+    """What a ``TableLogger`` wrote in ``folder``, by name and step; nothing where there was none."""
+    found: dict[str, dict[int, float]] = {}
+    if (folder / TABLE).exists():
+        with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    return found
 
 
 class TensorBoard(TensorBoardLogger):

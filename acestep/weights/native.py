@@ -1,21 +1,26 @@
 """Our own layout: one folder that holds all a song needs.
 
 ``config.json``, ``model.safetensors`` (published names), ``silence_latent.safetensors``,
-``autoencoder/model.safetensors`` and ``text_encoder/`` (a Hugging Face folder).
+``autoencoder/model.safetensors`` and ``text_encoder/`` (a Hugging Face folder). A checkpoint may lean on another one
+beside it: where ``config.json`` names a ``base``, tensors and parts that the folder lacks are the base's.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.tensors import open_tensors, read_json, save_tensors, write_json
 from acestep.weights.text_encoder import copy_text_encoder
 
 FORMAT = "acestep-native"
+SILENCE = "silence_latent"
 
 
 def is_native(folder: Path) -> bool:
@@ -27,13 +32,16 @@ def is_native(folder: Path) -> bool:
 def read_native(folder: Path) -> Checkpoint:
     """The checkpoint in ``folder``; tensors are read when asked for."""
     config = read_json(folder / "config.json")
+    leans_on = native_base(folder)
+    base = read_native(leans_on) if leans_on else None
     has_autoencoder, text_encoder = (folder / "autoencoder").is_dir(), folder / "text_encoder"
+    network: Mapping[str, Tensor] = open_tensors(folder)
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             name=str(folder),
             network_config=config["network"],
-            network=open_tensors(folder),
-            silence=open_tensors(folder, "silence_latent")["silence_latent"],
+            network=network if base is None else ChainMap(network, base.network),  # type: ignore[arg-type]
+            silence=open_tensors(folder, SILENCE)[SILENCE] if base is None else base.silence,
             autoencoder_class=config["autoencoder"]["class"],
             autoencoder_config=config["autoencoder"]["config"],
             autoencoder=open_tensors(folder / "autoencoder") if has_autoencoder else None,
@@ -43,16 +51,36 @@ def read_native(folder: Path) -> Checkpoint:
         )
     except KeyError as error:
         raise ValueError(f"{folder}: its config.json or silence_latent.safetensors has no {error}") from error
+    if base is None:
+        return checkpoint
+    return replace(checkpoint, autoencoder=base.autoencoder, text_encoder=base.text_encoder)
 
 
-def write_native(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``checkpoint`` into the empty ``folder``."""
-    save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
-    save_tensors({"silence_latent": checkpoint.silence}, folder / "silence_latent.safetensors", dtype)
-    if checkpoint.autoencoder is not None:
-        save_tensors(checkpoint.autoencoder, folder / "autoencoder" / "model.safetensors", dtype)
-    if checkpoint.text_encoder is not None:
-        copy_text_encoder(checkpoint.text_encoder, folder / "text_encoder")
+def native_base(folder: Path) -> Path | None:
+    """The checkpoint that the native one in ``folder`` leans on, if it does."""
+    config = read_json(folder / "config.json")
+    return base_folder(folder, config["base"]) if "base" in config else None
+
+
+def base_folder(folder: Path, name: str) -> Path:
+    """The checkpoint that the one in ``folder`` leans on: a folder of that name beside it, with no base of its own."""
+    base = folder.resolve().parent / name
+    if Path(name).name != name or not is_native(base) or "base" in read_json(base / "config.json"):
+        raise ValueError(
+            f"{folder}: its config.json names the base {name!r}; put that native checkpoint, one without a base of its "
+            "own, beside it"
+        )
+    return base
+
+
+def write_native(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, base: Path | None = None
+) -> None:
+    """Write ``checkpoint`` into the empty ``folder``; with a ``base`` beside it, only the tensors that differ from it.
+
+    Raises:
+        ValueError: the base is elsewhere, or has another silence or autoencoder than ``checkpoint``.
+    """
     config = {
         "format": FORMAT,
         "network": dict(checkpoint.network_config),
@@ -60,4 +88,37 @@ def write_native(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None
         "autoencoder": {"class": checkpoint.autoencoder_class, "config": dict(checkpoint.autoencoder_config)},
         "sampler": dict(checkpoint.sampler),
     }
+    if base is not None:
+        kept = read_native(base_folder(folder, base.name))
+        if base.resolve().parent != folder.resolve().parent:
+            raise ValueError(f"base={base}: need a folder beside the one that is written, {folder.parent}")
+        _check_same_parts(checkpoint, kept, dtype)
+        differ = _differing(checkpoint.network, kept.network, dtype)
+        save_tensors({name: checkpoint.network[name] for name in differ}, folder / "model.safetensors", dtype)
+        write_json({**config, "base": base.name}, folder / "config.json")
+        return
+    save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
+    save_tensors({SILENCE: checkpoint.silence}, folder / f"{SILENCE}.safetensors", dtype)
+    if checkpoint.autoencoder is not None:
+        save_tensors(checkpoint.autoencoder, folder / "autoencoder" / "model.safetensors", dtype)
+    if checkpoint.text_encoder is not None:
+        copy_text_encoder(checkpoint.text_encoder, folder / "text_encoder")
     write_json(config, folder / "config.json")
+
+
+def _differing(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype | None) -> list[str]:
+    """Names of those ``tensors`` that would not be stored with the very numbers that ``base`` holds."""
+
+    def same(name: str) -> bool:
+        stored = tensors[name].to("cpu", dtype or tensors[name].dtype)
+        return name in base and stored.dtype == base[name].dtype and torch.equal(stored, base[name])
+
+    return [name for name in tensors if not same(name)]
+
+
+def _check_same_parts(checkpoint: Checkpoint, base: Checkpoint, dtype: torch.dtype | None) -> None:
+    parts = [("silence latent", {SILENCE: checkpoint.silence}, {SILENCE: base.silence})]
+    parts += [("autoencoder", checkpoint.autoencoder or {}, base.autoencoder or {})]
+    for part, ours, theirs in parts:
+        if ours.keys() != theirs.keys() or _differing(ours, theirs, dtype):
+            raise ValueError(f"base={base.name}: its {part} is another than {checkpoint.name}'s; write without a base")

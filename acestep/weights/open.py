@@ -1,4 +1,4 @@
-"""Which layout a checkpoint is in, from its path or its shipped name."""
+"""Which layout a checkpoint is in, from its path, its shipped name or its name on the Hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from pathlib import Path
 
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.diffusers import is_diffusers, read_diffusers
+from acestep.weights.hub import fetch, is_hub_id
 from acestep.weights.native import is_native, read_native
-from acestep.weights.upstream import is_upstream, read_upstream
+from acestep.weights.training import is_training_state, read_training_state
+from acestep.weights.upstream import is_language_model, is_upstream, read_upstream
 
 SHIPPED = Path(__file__).parent.parent / "assets"
 READERS = ((is_native, read_native), (is_upstream, read_upstream), (is_diffusers, read_diffusers))
 
 
 def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
-    """The checkpoint in a folder, in the ``weights/`` of a run folder, or shipped under a name."""
+    """The checkpoint that ``path_or_name`` means, in any layout; see ``find_folder``."""
     folder = find_folder(path_or_name)
+    if is_training_state(folder):
+        return read_training_state(folder, open_checkpoint)
     for recognises, read in READERS:
         if recognises(folder):
             return read(folder)
+    if is_language_model(folder):
+        raise ValueError(f"weights={path_or_name}: a 5 Hz language model, which plans songs; name the folder of a DiT")
     raise ValueError(
         f"weights={path_or_name}: no checkpoint of a known layout there; need a folder with the config.json or "
         "model_index.json of an ACE-Step v1.5 model"
@@ -32,12 +38,19 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def find_folder(path_or_name: str | Path) -> Path:
-    """The folder that ``path_or_name`` means: a shipped checkpoint, a checkpoint, or a run folder's ``weights/``."""
+    """Where ``path_or_name`` is: a shipped checkpoint, a folder, a run folder's ``weights/``, or fetched from the Hub.
+
+    A training's checkpoint is a place too: a Lightning file, or a folder of shards.
+    """
     shipped = SHIPPED / str(path_or_name)
     folder = shipped if _is_name(path_or_name) and shipped.is_dir() else Path(path_or_name)
+    if is_training_state(folder):
+        return folder
     if not folder.is_dir():
+        if is_hub_id(str(path_or_name)):
+            return fetch(str(path_or_name))
         names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
-        places = ", ".join(["a checkpoint folder", "a run folder", *names])
+        places = ", ".join(["a checkpoint folder", "a run folder", "a name on the Hugging Face Hub", *names])
         raise ValueError(f"weights={path_or_name}: no such folder; name one of: {places}")
     return folder / "weights" if (folder / "weights").is_dir() else folder
 
@@ -47,9 +60,10 @@ def _is_name(path_or_name: str | Path) -> bool:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over every file in ``folder``, names and contents, in order of name."""
+    """SHA-256 over every file in ``folder``, names and contents, in order of name; or over the one file it is."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

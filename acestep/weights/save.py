@@ -18,7 +18,11 @@ WRITERS = {"native": write_native, "upstream": write_upstream, "diffusers": writ
 
 
 def save_checkpoint(
-    checkpoint: Checkpoint, folder: str | Path, layout: str = "native", dtype: torch.dtype | None = None
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    layout: str = "native",
+    dtype: torch.dtype | None = None,
+    base: Path | None = None,
 ) -> Path:
     """Write ``checkpoint`` to ``folder``, aside and then renamed, replacing a checkpoint that is there.
 
@@ -29,16 +33,22 @@ def save_checkpoint(
         folder: where; its parent is made where needed.
         layout: ``native``, ``upstream`` or ``diffusers``.
         dtype: storage type of the network's and the autoencoder's numbers; ``None`` keeps theirs.
+        base: a native checkpoint beside ``folder`` to lean on: what it holds is not written again.
     """
     if layout not in WRITERS:
         raise ValueError(f"to={layout}: not a layout that can be written; use {', '.join(WRITERS)}")
+    if base is not None and layout != "native":
+        raise ValueError(f"base={base}: only the native layout leans on another checkpoint; leave it out for {layout}")
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise ValueError(f"{folder}: holds files but no checkpoint; name a new or empty folder")
     aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     aside.mkdir(parents=True)
     try:
-        WRITERS[layout](checkpoint, aside, dtype)
+        if base is None:
+            WRITERS[layout](checkpoint, aside, dtype)
+        else:
+            write_native(checkpoint, aside, dtype, base)
     except BaseException:
         shutil.rmtree(aside)
         raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,6 +31,26 @@ DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: the bytes ``start`` to ``end`` of the file ``path``, which is ``size`` bytes long."""
+
+    path: Path
+    size: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    def mapped(self) -> Tensor:
+        """The tensor, memory-mapped; its pages are given back with it."""
+        whole = torch.from_file(str(self.path), shared=False, size=self.size, dtype=torch.uint8)
+        raw = whole[self.start : self.end]
+        aligned = raw.clone() if self.start % self.dtype.itemsize else raw
+        return aligned.view(self.dtype).view(self.shape)
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -41,15 +62,10 @@ class TensorFiles(Mapping[str, Tensor]):
     """
 
     def __init__(self, *paths: Path, rename: Callable[[str], str] = str) -> None:
-        self._stored: dict[str, tuple[Path, str]] = {}
-        for path in paths:
-            with _opened(path) as file:
-                self._stored |= {rename(name): (path, name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        self._stored = {rename(name): place for path in paths for name, place in _read_header(path).items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        path, stored = self._stored[name]
-        with _opened(path) as file:  # opened anew each time, so that pages are given back with the tensor
-            return file.get_tensor(stored)
+        return self._stored[name].mapped()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -74,8 +90,8 @@ class TensorFiles(Mapping[str, Tensor]):
 class Renamed(Mapping[str, Tensor]):
     """Some tensors of another mapping under new names, and a few more; nothing is read before it is asked for."""
 
-    tensors: Mapping[str, Tensor]
-    names: Mapping[str, str]
+    tensors: Mapping[Any, Tensor]
+    names: Mapping[str, Any]
     more: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -119,7 +135,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dty
                 f"weights={source}: {name} has shape {list(tensor.shape)}, this network needs {list(place.shape)}; "
                 "the checkpoint is of another size"
             )
-        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite():
+        if not all_finite(tensor):
             raise ValueError(f"weights={source}: {name} holds numbers that are not finite; fetch or train it again")
         loaded[name] = tensor.to(dtype if tensor.is_floating_point() else None)
     module.load_state_dict(loaded, strict=True, assign=True)
@@ -147,6 +163,22 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype |
             file.write(stored(name).flatten().view(torch.uint8).numpy().data)
 
 
+def load_plain(file: Any, path: Path, mmap: bool = False) -> Any:
+    """What a torch file holds, if that is tensors and plain values only; a pickle that names anything else is refused.
+
+    Args:
+        file: path or stream to read.
+        path: what to call it.
+        mmap: map tensors instead of reading them.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; fetch it from the checkpoint's repository") from error
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a plain tensor file, so it was not opened; fetch it again") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``."""
     try:
@@ -166,11 +198,29 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _opened(path: Path) -> Any:
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no number of ``tensor`` is NaN or infinite, at the speed of memory."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def _read_header(path: Path) -> dict[str, Stored]:
+    """Names and places of a file's tensors; the library checks that the file is whole."""
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt"), path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from error
+    header.pop("__metadata__", None)
+    size, places = path.stat().st_size, {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; need one of {', '.join(DTYPES)}")
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        places[name] = Stored(path, size, DTYPES[entry["dtype"]], tuple(entry["shape"]), start, end)
+    return places
 
 
 def _check_names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
 from acestep.files import atomic
 from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.hub import BUNDLE, fetch, is_fetched
 from acestep.weights.keys import autoencoder_name
-from acestep.weights.tensors import TensorFiles, open_tensors, read_json, save_tensors, write_json
+from acestep.weights.tensors import TensorFiles, load_plain, open_tensors, read_json, save_tensors, write_json
 from acestep.weights.text_encoder import copy_text_encoder
 
 MODEL_TYPE = "acestep"
 VAE = "vae"
 VAE_STEM = "diffusion_pytorch_model"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
+LANGUAGE_MODEL = "5Hz-lm"
+"""In the name of every published planner's folder."""
 OURS = ("padding",)
 """Keys of our configs that the published ones do not have."""
 HIDDEN = "_"
@@ -59,12 +61,7 @@ def write_upstream(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | No
 
 def read_silence(path: Path) -> Tensor:
     """Silence latents ``(1, T, C)`` from a file that holds them channels first; no pickled code runs."""
-    try:
-        silence = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; fetch it from the checkpoint's repository") from error
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a plain tensor file, so it was not opened; fetch it again") from error
+    silence = load_plain(path, path)
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[0] != 1:
         raise ValueError(f"{path}: need one tensor [1, channels, frames]; fetch it again")
     return silence.transpose(1, 2).contiguous()
@@ -88,6 +85,7 @@ def read_vae(folder: Path) -> TensorFiles:
 
 def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write the autoencoder as diffusers' ``AutoencoderOobleck`` has it."""
+    assert checkpoint.autoencoder is not None
     if checkpoint.autoencoder_class != "oobleck":
         raise ValueError(
             f"weights={checkpoint.name}: its autoencoder is of class {checkpoint.autoencoder_class}, which only the "
@@ -97,5 +95,18 @@ def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = 
     save_tensors(checkpoint.autoencoder, folder / f"{VAE_STEM}.safetensors", dtype)
 
 
+def language_models(folder: Path) -> list[Path]:
+    """The 5 Hz language models in ``folder`` and beside it, as the bundle of all parts has them."""
+    places = (folder, folder.resolve().parent)
+    return sorted(path for place in places for path in place.glob(f"*{LANGUAGE_MODEL}*") if is_language_model(path))
+
+
+def is_language_model(folder: Path) -> bool:
+    """Whether ``folder`` holds a 5 Hz language model."""
+    return LANGUAGE_MODEL in folder.name and (folder / "config.json").is_file()
+
+
 def _part(folder: Path, name: str) -> Path | None:
-    return next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_dir()), None)
+    """Where a part of the checkpoint in ``folder`` is; a fetched one's is fetched too."""
+    found = next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_dir()), None)
+    return fetch(f"{BUNDLE}/{name}") if found is None and is_fetched(folder) else found

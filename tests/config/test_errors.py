@@ -48,7 +48,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tin
         ("seed=abc", "seed=abc: not an integer"),
         ("optimizer.lr=fast", "optimizer.lr=fast: not a float"),
         ("optimizer.lr=-1", "optimizer.lr=-1: need > 0"),
-        ("network=scrach", "network=scrach: need one of [pretrained, scratch]"),
+        ("network=scrach", "network=scrach: need one of [pretrained, scratch, passthrough]"),
         ("trainer.max_steps=0", "trainer.max_steps=0: need at least 1"),
         ("data.path=???", "data.path: not given; add data.path=..."),
         ("weights=nowhere", "weights=nowhere: no such folder"),

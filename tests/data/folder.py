@@ -46,12 +46,12 @@ class Dying(Means):
         os._exit(9)
 
 
-def write_songs(folder: Path, count: int, rate: int = RATE, channels: int = 2) -> Path:
-    """``count`` songs of 1 s, 1.2 s, ... with captions."""
+def write_songs(folder: Path, count: int, rate: int = RATE, channels: int = 2, seconds: float | None = None) -> Path:
+    """``count`` songs of 1 s, 1.2 s, ..., or all of ``seconds``, with captions."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(count):
-        samples = rng.uniform(-0.5, 0.5, (int(rate * (1 + number / 5)), channels))
+        samples = rng.uniform(-0.5, 0.5, (int(rate * (seconds or 1 + number / 5)), channels))
         soundfile.write(folder / f"song{number:02d}.wav", samples, rate)
         (folder / f"song{number:02d}.txt").write_text(f"caption {number}", encoding="utf-8")
     return folder

@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import chain, islice, repeat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.data import Draw, EpochBatches
@@ -13,6 +13,7 @@ def stream(sampler: EpochBatches, count: int) -> list[list[Draw]]:
     return list(islice(chain.from_iterable(repeat(sampler)), count))
 
 
+@settings(deadline=None)
 @given(
     songs=st.integers(1, 40),
     batch_size=st.integers(1, 5),
@@ -30,6 +31,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped(
         assert stream(resumed, 10) == stream(whole, done + 10)[done:]
 
 
+@settings(deadline=None)
 @given(songs=st.integers(1, 60), batch_size=st.integers(1, 5), world_size=st.integers(1, 3))
 def test_an_epoch_shows_every_rank_other_songs(songs: int, batch_size: int, world_size: int) -> None:
     ranks = [EpochBatches(songs, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from acestep.evaluation.cells import cells_of
-from acestep.flow import APG, CFG, Linear, NoGuidance, Sampler
+from acestep.flow import APG, CFG, Euler, Heun, Linear, NoGuidance, Sampler
 
 BASE = Sampler(schedule=Linear(steps=4), guidance=CFG(scale=2.0))
 
@@ -37,3 +39,19 @@ def test_fields_that_are_not_there_and_values_that_are_not_allowed():
         cells_of(BASE, {"guidence": {"scale": [1.0]}})
     with pytest.raises(ValueError, match=r"guidance.scale=0.5"):
         cells_of(BASE, {"guidance": {"scale": [0.5]}})
+
+
+def test_whole_parts_and_lengths_are_swept_too():
+    cells = cells_of(BASE, {"guidance": [CFG(scale=4.0), APG()], "song": {"seconds": [30.0, 120.0]}})
+    assert [cell.label for cell in cells] == [
+        "guidance=CFG scale=4, song.seconds=30",
+        "guidance=CFG scale=4, song.seconds=120",
+        "guidance=APG, song.seconds=30",
+        "guidance=APG, song.seconds=120",
+    ]
+    assert cells[2].sampler == Sampler(schedule=Linear(steps=4), guidance=APG())
+    assert cells[3].song == {"seconds": 120.0}
+    json.dumps([cell.settings for cell in cells])
+    assert [cell.sampler.solver for cell in cells_of(BASE, {"solver": [Euler(), Heun()]})] == [Euler(), Heun()]
+    with pytest.raises(ValueError, match=r"sweep.song.lenght: a song has no lenght"):
+        cells_of(BASE, {"song": {"lenght": [1]}})

@@ -14,6 +14,7 @@ from acestep.evaluation.suite import Evaluation
 from acestep.flow import CFG, Sampler
 
 OPTIONS = sorted(path.stem for path in (Path(CONFIGS) / "eval").glob("*.yaml"))
+METRICS = sorted(path.stem for path in (Path(CONFIGS) / "metrics").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (Path(CONFIGS) / "sweep").glob("*.yaml"))
 
 
@@ -30,14 +31,26 @@ def test_evaluations_compose(option: str):
     assert found.prompts.path == "songs"
 
 
+@pytest.mark.parametrize("option", METRICS)
+def test_metrics_compose_and_win_over_an_evaluations_own(option: str):
+    """Nothing is loaded here: a metric that cannot be had says so when it is."""
+    found = evaluation(f"metrics={option}", "eval=folder", "eval.prompts.path=songs")
+    assert all(hasattr(metric, "load") for metric in found.metrics.values())
+    assert ("songeval" in found.metrics) == (option == "available")
+    assert found.available_only
+    assert not evaluation("available_only=false").available_only
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweeps_give_cells(sweep: str):
     found = evaluation(f"sweep={sweep}")
-    assert cells_of(Sampler(guidance=CFG()), found.sweep)
+    cells = cells_of(Sampler(guidance=CFG()), found.sweep)
+    assert len({cell.label for cell in cells}) == len(cells)
+    assert sweep == "none" or len(cells) > 2
 
 
 def test_any_field_can_be_swept_and_any_metric_switched_off():
-    found = evaluation("sweep.guidance.scale=[1,4]", "sweep.schedule.steps=[2,8]", "eval.metrics.kad=null")
+    found = evaluation("sweep.guidance.scale=[1,4]", "sweep.schedule.steps=[2,8]", "metrics.kad=null")
     assert len(cells_of(Sampler(guidance=CFG()), found.sweep)) == 4
     assert found.metrics["kad"] is None
 

@@ -15,8 +15,9 @@ from acestep.audio import Audio
 from acestep.evaluation.clap import LaionClap, TransformersClap
 from acestep.evaluation.embedders import CollapsedError, MissingWeightsError, check_collapse, cut_windows, pooled
 from acestep.evaluation.mel import MelSpec
-from acestep.evaluation.metrics import ClapScorer, EmbedderEar
+from acestep.evaluation.metrics import ClapScorer
 from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.scorers import EmbedderEar
 from acestep.types import Song
 
 
@@ -45,6 +46,7 @@ def test_cosine_of_the_mean_is_not_the_mean_of_cosines():
     scorer = ClapScorer(EmbedderEar(Fixed([[1.0, 0.0], [0.0, 1.0]], {"east": [1.0, 0.0]})))
     score = scorer.score(scorer.ear.hear(Audio(torch.zeros(1, 8), 8)), prompt("east"))
     assert score["of_mean"] == pytest.approx(1 / math.sqrt(2), abs=1e-5)
+    assert score["mean_of_windows"] == pytest.approx(0.5)
     assert score["lowest_window"] == 0.0
     assert score["first_window"] == 1.0
     assert float(pooled(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))[0]) == pytest.approx(1 / math.sqrt(2))

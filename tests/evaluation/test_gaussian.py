@@ -25,7 +25,9 @@ def test_merging_parts_in_any_order_equals_pooling():
             merged = merged.merge(parts[i])
         assert merged.n == 500
         torch.testing.assert_close(merged.mean, pooled.mean, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(merged.scatter, pooled.scatter, rtol=1e-12, atol=1e-9)
+        # Off the diagonal sums nearly cancel: their rounding is that of the diagonal's size.
+        largest = float(pooled.scatter.abs().max())
+        torch.testing.assert_close(merged.scatter / largest, pooled.scatter / largest, rtol=0, atol=1e-12)
 
 
 def test_covariance_is_the_unbiased_one_and_float64_whatever_comes_in():

@@ -6,7 +6,14 @@ import pytest
 import scipy.stats
 import torch
 
-from acestep.evaluation.statistics import bootstrap, holm, paired_difference, sign_flip_test
+from acestep.evaluation.statistics import (
+    bootstrap,
+    effect_size,
+    holm,
+    paired_difference,
+    prompts_needed,
+    sign_flip_test,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -67,3 +74,22 @@ def test_sign_flips_find_a_shift_and_spare_chance():
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def test_effect_size_and_the_prompts_that_would_show_it():
+    assert effect_size([1.0, 2.0, 3.0]) == pytest.approx(2.0)
+    assert effect_size([1.0, 1.0]) is None
+    assert effect_size([1.0]) is None
+    # Cohen's tables for a paired two-sided test at 5 % and a power of 80 %: 34 for 0.5, 199 for 0.2.
+    assert prompts_needed(0.5) == pytest.approx(34, abs=1)
+    assert prompts_needed(-0.2) == pytest.approx(199, abs=1)
+    with pytest.raises(ValueError, match="effect of 0"):
+        prompts_needed(0.0)
+
+
+def test_as_many_prompts_as_advised_show_the_effect_four_times_in_five():
+    n, shown = prompts_needed(0.5), 0
+    for seed in range(100):
+        differences = torch.randn(n, generator=generator(seed), dtype=torch.float64) + 0.5
+        shown += sign_flip_test(differences, generator(seed), resamples=400) < 0.05
+    assert 70 <= shown <= 90

@@ -23,7 +23,8 @@ from acestep.evaluation.micro_clap import MicroClapSpec
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.report import Part, chosen, write_report
 from acestep.evaluation.results import Results
-from acestep.evaluation.suite import Evaluation, Scoring, load_scorers
+from acestep.evaluation.scoring import Scoring
+from acestep.evaluation.suite import Evaluation, load_scorers
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 
@@ -41,7 +42,8 @@ def results(evaluation: Evaluation, pipeline: Pipeline, out: Path) -> Results:
 def test_summary_says_all_and_is_strict_json(results: Results, out: Path):
     results.write(out)
     summary = json.loads((out / "summary.json").read_text(), parse_constant=lambda token: pytest.fail(token))
-    assert summary["songs"] == {"requested": 15, "scored": 15, "excluded": []}
+    counts = {"requested": 15, "generated": 15, "scored": 15, "excluded": [], "unheard": []}
+    assert summary["songs"] == counts
     assert [cell["settings"] for cell in summary["cells"]] == [{"guidance.scale": 1.0}, {"guidance.scale": 3.0}]
     scores = summary["cells"][0]["scores"]
     assert {"adherence.mean", "adherence.tempo", "adherence.syllables", "clap.of_mean"} <= scores.keys()
@@ -171,11 +173,26 @@ def test_missing_weights_stop_unless_asked_to_go_on(
     evaluation: Evaluation, pipeline: Pipeline, metrics: Mapping[str, object], tmp_path: Path
 ):
     gone = {"clap": ClapAdherence(embedder=MicroClapSpec(weights=str(tmp_path / "none"))), "fad": None}
-    with pytest.raises(MissingWeightsError, match=r"eval.metrics.clap: .*eval.available_only=true"):
+    with pytest.raises(MissingWeightsError, match=r"metrics.clap: .*available_only=true"):
         load_scorers(gone, available_only=False)
     scorers, left_out = load_scorers({**gone, "adherence": metrics["adherence"]}, available_only=True)
     assert list(scorers) == ["adherence"]
     assert "no such file" in left_out["clap"]
+
+
+def test_a_song_that_a_metric_cannot_hear_is_counted_and_the_others_go_on(
+    metrics: Mapping[str, object], prompts: list[Prompt], pipeline: Pipeline, tmp_path: Path
+):
+    scorers, _ = load_scorers(metrics, available_only=False)
+    scoring = Scoring(scorers, HearingStore(tmp_path / "heard"), [prompt.recording for prompt in prompts])
+    clips = ClipStore(tmp_path / "clips", pipeline, 1).make(prompts, cells_of(pipeline.sampler, {})[0])
+    Audio(torch.zeros(2, 44_100), 44_100).save(clips[1].path)
+    rows = list(scoring.rows(clips))
+    assert "48000 Hz" in rows[1].unheard["adherence"]
+    assert "adherence.mean" not in rows[1].scores
+    assert "clap.of_mean" in rows[1].scores
+    assert all("adherence.mean" in row.scores for row in [rows[0], *rows[2:]])
+    assert scoring.sets(clips, rows)["fad"]["windows"] >= 5
 
 
 def test_metrics_that_find_nothing_to_compare_are_named(metrics: Mapping[str, object], tmp_path: Path):

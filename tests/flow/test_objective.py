@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep.flow.noise import normal, song_generators, uniform
-from acestep.flow.objective import CleanError, ConditionDropout, Flat, FlowMatching, MinSNR
+from acestep.flow.objective import CleanError, ConditionDropout, ConditionParts, Flat, FlowMatching, MinSNR
 from acestep.flow.path import noised
 from acestep.flow.timesteps import Uniform
 from acestep.types import Conditions
@@ -39,6 +39,45 @@ def test_dropout_rate(rate: float, seed: int) -> None:
     assert torch.equal(kept.context, empty.context)
 
 
+RATES = {"text": 0.1, "lyrics": 0.3, "timbre": 0.5, "context": 0.2}
+
+
+def test_parts_drop_independently_at_their_own_rates() -> None:
+    songs = 20_000
+    full = Conditions(
+        torch.ones(songs, 3, 1), torch.ones(songs, 3).bool(), torch.ones(songs, 1, 2), torch.ones(songs, 1).bool()
+    )
+    null = replace(full, states=torch.zeros(songs, 3, 1))
+    rows = {name: torch.arange(3).expand(songs, 3) == row for row, name in enumerate(("lyrics", "timbre", "text"))}
+    parts = ConditionParts(rows, torch.zeros(songs, 1, 2))
+    seen = {}
+
+    def field(x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        seen["conditions"] = conditions
+        return x_t
+
+    objective = FlowMatching(dropout=ConditionDropout(rate=0.15, **RATES))
+    generator = torch.Generator().manual_seed(0)
+    loss = objective(field, torch.zeros(songs, 1, 2), full, null, generator, parts=parts)
+    for name, rate in {"all": 0.15, **RATES}.items():
+        bound = 5 * (songs * rate * (1 - rate)) ** 0.5
+        assert abs(loss.dropped[name].sum().item() - songs * rate) <= bound, name
+    both = (loss.dropped["text"] & loss.dropped["lyrics"]).float().mean().item()
+    assert both == pytest.approx(0.03, abs=0.006)
+    states, context = seen["conditions"].states[..., 0], seen["conditions"].context[:, 0, 0]
+    for row, name in enumerate(("lyrics", "timbre", "text")):
+        assert torch.equal(states[:, row] == 0, loss.dropped[name] | loss.dropped["all"]), name
+    assert torch.equal(context == 0, loss.dropped["context"])
+
+
+def test_parts_that_are_to_fall_must_be_known(
+    batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]
+) -> None:
+    x0, conditions, null = batch
+    with pytest.raises(ValueError, match=r"objective.dropout.lyrics"):
+        FlowMatching(dropout=ConditionDropout(lyrics=0.1))(toy, x0, conditions, null, song_generators([1, 2, 3]))
+
+
 def test_the_true_velocity_has_no_loss(batch: tuple[Tensor, Conditions, Conditions]) -> None:
     x0, conditions, null = batch
 
@@ -60,8 +99,8 @@ def test_draws_in_the_stated_order(batch: tuple[Tensor, Conditions, Conditions],
     noise = torch.randn(x0.shape, generator=generator)
     again = objective.evaluate_at(toy, x0, conditions.where(dropped, null), t, noise)
     assert torch.equal(loss.t, t)
-    assert torch.equal(loss.dropped, dropped)
-    assert not again.dropped.any()
+    assert torch.equal(loss.dropped["all"], dropped)
+    assert not again.dropped
     assert torch.equal(loss.per_song, again.per_song)
     assert torch.equal(loss.mean, again.mean)
 

@@ -73,9 +73,21 @@ def test_one_draw_from_each_stratum(n: int, seed: int) -> None:
     assert sorted((t.double() * n - 1e-6).floor().clamp(min=0).tolist()) == list(range(n))
 
 
-def test_strata_need_one_generator() -> None:
+@given(first=st.integers(0, 100), cut=st.integers(1, 7))
+def test_a_runs_strata_do_not_depend_on_how_it_is_cut(first: int, cut: int) -> None:
+    timesteps = Stratified(base=Uniform(), strata=8)
+    block = range(8 * first, 8 * first + 8)
+    whole = timesteps(8, song_generators(block), block)
+    parts = [timesteps(len(p), song_generators(p), p) for p in (block[:cut], block[cut:])]
+    assert torch.equal(whole, torch.cat(parts))
+    assert sorted((whole.double() * 8 - 1e-6).floor().clamp(min=0).tolist()) == list(range(8))
+
+
+def test_strata_need_one_generator_or_a_place_in_the_run() -> None:
     with pytest.raises(ValueError, match="one generator"):
         Stratified()(2, song_generators([1, 2]))
+    with pytest.raises(ValueError, match=r"timesteps.strata=0"):
+        Stratified(strata=0)
 
 
 def test_validation_grid() -> None:

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import normal
+from torch import Tensor
 
+from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.pipeline import DECODE_CHUNKS, DECODE_OVERLAP
 from acestep.tiling import tiled_decode, tiled_encode
 
+SEAM = -80.0
+REACH = 25
+"""Frames that more than cover what a frame of ``TINY`` depends on."""
 TINY = OobleckConfig(
     encoder_hidden_size=8,
     decoder_input_channels=4,
@@ -80,6 +88,45 @@ def test_tiles_with_enough_overlap_change_nothing(oobleck: Oobleck) -> None:
     expected, tiled = oobleck.encode(audio), tiled_encode(oobleck, audio, chunk=480, overlap=200)
     torch.testing.assert_close(tiled.mean, expected.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(tiled.scale, expected.scale, atol=1e-6, rtol=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    songs=st.integers(1, 3),
+    frames=st.integers(1, 400),
+    chunk=st.integers(2 * REACH + 10, 450),
+    seed=st.integers(0, 2**16),
+)
+def test_no_seam_is_heard_at_any_length_and_chunk(
+    oobleck: Oobleck, songs: int, frames: int, chunk: int, seed: int
+) -> None:
+    latents = normal(torch.Generator().manual_seed(seed), songs, frames, 4)
+    audio = oobleck.decode(latents)
+    assert _decibels(tiled_decode(oobleck, latents, chunk, REACH), audio) < SEAM
+    tiled = tiled_encode(oobleck, audio, chunk * oobleck.hop, REACH * oobleck.hop)
+    assert _decibels(tiled.mean, oobleck.encode(audio).mean) < SEAM
+
+
+@pytest.mark.slow
+def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
+    config = OobleckConfig(
+        encoder_hidden_size=2, decoder_input_channels=1, decoder_channels=1, channel_multiples=(1, 1, 1, 1, 1)
+    )
+    autoencoder = Oobleck(config).eval().requires_grad_(False)
+    autoencoder.init_weights(torch.Generator().manual_seed(0))
+    latents = normal(torch.Generator().manual_seed(1), 1, 801, 1)
+    audio = autoencoder.decode(latents)
+    tiled = tiled_decode(autoencoder, latents, DECODE_CHUNKS["oobleck"], DECODE_OVERLAP)
+    assert _decibels(tiled, audio) < SEAM
+    encoder = TiledEncoder()
+    tiles = (size * config.hop for size in (encoder.chunk, encoder.overlap))
+    assert _decibels(tiled_encode(autoencoder, audio, *tiles).mean, autoencoder.encode(audio).mean) < SEAM
+
+
+def _decibels(found: Tensor, expected: Tensor) -> float:
+    """Greatest difference relative to the greatest value."""
+    assert found.shape == expected.shape
+    return float(20 * torch.log10((found - expected).abs().max() / expected.abs().max()))
 
 
 def test_overlap_that_leaves_nothing_is_refused(oobleck: Oobleck) -> None:

@@ -33,17 +33,9 @@ def mean_scores(judge: Oracles, pairs: list[tuple[Truth, torch.Tensor]]) -> dict
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the structure's oracle reads 0.95 of unseen songs, short of 0.98; the other six pass")
 def test_every_factor_of_unseen_songs_is_read(judge: Oracles, world) -> None:
     accuracy = mean_scores(judge, world)
     assert min(accuracy.values()) >= 0.98, accuracy
-
-
-@pytest.mark.slow
-def test_no_factor_is_far_below(judge: Oracles, world) -> None:
-    accuracy = mean_scores(judge, world)
-    assert min(value for factor, value in accuracy.items() if factor != "structure") >= 0.97, accuracy
-    assert accuracy["structure"] >= 0.93, accuracy
 
 
 @pytest.mark.slow

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from training import jobs
 
-from acestep.adapters import LoRA
-from acestep.data.store import FORMAT, autoencoder_settings, write_settings, write_shard
-from acestep.flow import ConditionDropout, FlowMatching
+from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
+from acestep.data.store import write_shard
 from acestep.pipeline import Pipeline
-from acestep.training.data import DataConfig, LatentData
-from acestep.training.dit import DiTModule, Optimization
-from acestep.training.ema import EMA
-from acestep.training.fit import Start, fit, load_pipeline, select_trained
-from acestep.training.loggers import TableLogger
-from acestep.training.optim import AdamW, WarmupCosine
-from acestep.training.trainer import TrainerConfig
+from acestep.training.dit import DiTModule
 
 SONGS = 11
 
@@ -52,36 +44,7 @@ Run = Callable[..., DiTModule]
 def run(tiny: Path, store: Path) -> Run:
     """Trains in a folder, from its newest checkpoint where it has one; returns the module afterwards."""
 
-    def _run(
-        folder: Path,
-        *,
-        steps: int = 6,
-        adapter: LoRA | None = None,
-        trainable: str = r"^decoder\.|^encoder\.|^null_condition_emb$",
-        callbacks: Sequence[Callback] = (),
-        ema: bool = False,
-        accumulate: int = 1,
-        **data: int,
-    ) -> DiTModule:
-        torch.manual_seed(torch.seed())  # nothing may hang on the ambient seed
-        pipeline = load_pipeline(str(tiny), Pipeline.from_pretrained(tiny).network.config, Start.pretrained, seed=1)
-        select_trained(pipeline.network, trainable, adapter, seed=1)
-        objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
-        optimization = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
-        module = DiTModule(pipeline, objective, optimization, seed=1, validation_times=2)
-        config = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
-        periodic = ModelCheckpoint(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
-        trainer = TrainerConfig(accelerator="cpu", max_steps=steps, accumulate=accumulate, validate_every=3)(
-            [periodic, *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
-        )
-        found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        fit(
-            trainer,
-            module,
-            LatentData(config, seed=1),
-            found[-1] if found else None,
-            folder / "checkpoints" / "last.ckpt",
-        )
-        return module
+    def _run(folder: Path, **settings: Any) -> DiTModule:
+        return jobs.train(folder, (tiny, store), **settings)
 
     return _run

@@ -9,8 +9,10 @@ import torch
 from lightning.pytorch import Callback
 
 from acestep.pipeline import Pipeline
-from acestep.training.dit import freeze, latents
+from acestep.training.dit import condition_parts, latents
+from acestep.training.module import freeze
 from acestep.training.randomness import derived_generator, derived_seed
+from acestep.types import Song
 
 
 class Draws(Callback):
@@ -62,7 +64,7 @@ def test_the_null_embedding_trains_where_conditions_are_dropped(run, tiny: Path,
 def test_accumulated_batches_draw_and_weigh_as_one_large_batch_of_equal_songs(run, tmp_path: Path) -> None:
     large, small = Draws(), Draws()
     run(tmp_path / "large", steps=1, batch_size=4, callbacks=[large])
-    run(tmp_path / "small", steps=1, batch_size=2, accumulate=2, callbacks=[small])
+    run(tmp_path / "small", steps=1, batch_size=2, trainer={"accumulate": 2}, callbacks=[small])
     assert large.songs == small.songs
     assert large.times == small.times
 
@@ -88,6 +90,24 @@ def test_latents_are_draws_from_the_posterior(store: Path) -> None:
     torch.testing.assert_close(drawn.mean(0)[valid], batch.mean.float()[valid], atol=0.05, rtol=0)
     torch.testing.assert_close(drawn.std(0)[valid], batch.scale.float()[valid], atol=0.03, rtol=0)
     assert (drawn.transpose(0, 1)[~valid[:, None].expand(-1, 200, -1)] == 0).all()
+
+
+def test_the_parts_of_a_condition_are_where_they_are_said_to_be(tiny: Path) -> None:
+    pipeline = Pipeline.from_pretrained(tiny)
+    songs = [Song(caption="a long caption of a song"), Song(caption="b", lyrics="[verse]\nla la la")]
+    inputs, silence = pipeline.conditioner.encode(songs, [10, 7]), pipeline.conditioner.silence
+    encoder = pipeline.network.encoder
+    with torch.no_grad():
+        conditions = pipeline.network.condition(inputs, silence)
+        text, lyrics = encoder.text_projector(inputs.text), encoder.lyric_encoder(inputs.lyrics, inputs.lyrics_mask)
+    parts = condition_parts(inputs, conditions, silence)
+    assert torch.equal(sum(rows.int() for rows in parts.rows.values()), conditions.mask.int())
+    for song in range(2):
+        states = conditions.states[song]
+        assert torch.equal(states[parts.rows["text"][song]], text[song][inputs.text_mask[song]])
+        assert torch.equal(states[parts.rows["lyrics"][song]], lyrics[song][inputs.lyrics_mask[song]])
+        assert parts.rows["timbre"][song].sum() == 1
+    assert torch.equal(parts.context[0], conditions.context[0])  # a text-to-music song has no other context
 
 
 def test_seeds_of_different_counters_differ_and_stay() -> None:

@@ -58,8 +58,8 @@ def test_two_runs_of_50_steps_are_bit_identical(run, tmp_path: Path) -> None:
     [
         {},
         {"adapter": LORA},
-        {"ema": True, "accumulate": 2},
-        {"adapter": LORA, "ema": True, "accumulate": 2, "workers": 2},
+        {"ema": True, "trainer": {"accumulate": 2}},
+        {"adapter": LORA, "ema": True, "trainer": {"accumulate": 2}, "workers": 2},
     ],
     ids=["full", "lora", "full-ema-accumulated", "lora-ema-accumulated-workers"],
 )

@@ -65,11 +65,22 @@ def test_an_adapter_run_leaves_a_peft_folder_that_the_pipeline_plays(
 ) -> None:
     folder = trained(tmp_path / "run", "logger=table", *LORA)
     names = {path.name for path in (folder / "weights").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors", "base.json"}
     song = Song(caption="x", seed=1)
     (with_adapter,) = Pipeline.from_pretrained(folder).generate([song])
     (without,) = Pipeline.from_pretrained(tiny).generate([song])
     assert not torch.equal(with_adapter.samples, without.samples)
+
+
+def test_terminated_it_names_the_command_that_goes_on(
+    trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = "+callbacks.term={_target_: training.jobs.TermAt, step: 1}"
+    folder = trained(tmp_path / "run", "logger=table", term)
+    said = capsys.readouterr().out
+    assert said.startswith("stopped after 2 steps; to go on: python train.py ")
+    assert f"run.dir={folder}" in said
+    assert not (folder / "weights").exists()
 
 
 def test_the_same_command_again_changes_no_weight(trained: Train, tmp_path: Path) -> None:

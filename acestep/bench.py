@@ -1,0 +1,89 @@
+"""What each way of fitting a model into memory takes: predicted for any model, measured for a checkpoint at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from time import perf_counter
+
+import torch
+
+from acestep.assembly import named_dtype
+from acestep.config.studio import machine
+from acestep.flow.schedule import Linear
+from acestep.memory import AUTO_ORDER, GIB, Memory, Stages, peak_memory, predict, stages_of, stored_bytes
+from acestep.models.acestep import AceStepConfig
+from acestep.pipeline import Pipeline
+from acestep.types import Song
+from acestep.weights.open import open_checkpoint
+
+PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
+"""Of Qwen3-Embedding-0.6B and the published autoencoder."""
+MODES = (*AUTO_ORDER, Memory.fp8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One mode, measured in a process of its own.
+
+    Attributes:
+        weights: bytes of the network, the text encoder and the autoencoder as stored, wherever they are.
+        peak: bytes at most: what torch held on a GPU, what the process used on a CPU.
+        load: seconds until a song can be made.
+        song: seconds that it took.
+    """
+
+    weights: int
+    peak: int
+    load: float
+    song: float
+
+
+def memory_table(
+    weights: str, seconds: float, device: str = "auto", dtype: str = "auto", steps: int = 4, batch_size: int = 1
+) -> Iterator[str]:
+    """A line for every mode: predicted and measured peaks for ``batch_size`` songs of ``seconds`` by ``weights``."""
+    where = machine(device, dtype)
+    predicted = stages_of(open_checkpoint(weights), seconds, named_dtype(where["dtype"]), batch_size)
+    yield f"{weights}, {batch_size} x {seconds:g} s, {steps} steps, {where['device']} {where['dtype']}; GiB, seconds"
+    yield f"{'mode':<14}{'weights':>9}{'predicted':>11}{'measured':>10}{'load':>8}{'song':>8}"
+    for mode in MODES:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(_measure, weights, mode, seconds, where, steps, batch_size).result()
+        foreseen = predicted[mode].peak(mode.offloads)
+        numbers = f"{found.weights / GIB:>9.2f}{foreseen / GIB:>11.2f}{found.peak / GIB:>10.2f}"
+        yield f"{mode.value:<14}{numbers}{found.load:>8.1f}{found.song:>8.1f}"
+
+
+def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str = "bfloat16") -> Iterator[str]:
+    """A line for every mode of a published model, without its weights."""
+    kind = named_dtype(dtype)
+    others = {part: count * kind.itemsize for part, count in PUBLISHED_PARAMETERS.items()}
+    stages = {mode: predict(config, others, mode, seconds, kind) for mode in MODES}
+    yield f"{name}, {seconds:g} s, {dtype}, predicted; GiB"
+    yield f"{'mode':<14}" + "".join(f"{stage:>14}" for stage in (*_first(stages).weights, "peak"))
+    for mode, stage in stages.items():
+        columns = [stage.weights[part] + stage.activations[part] for part in stage.weights]
+        yield f"{mode.value:<14}" + "".join(f"{size / GIB:>14.2f}" for size in (*columns, stage.peak(mode.offloads)))
+
+
+def _first(stages: dict[Memory, Stages]) -> Stages:
+    return next(iter(stages.values()))
+
+
+def _measure(
+    weights: str, mode: Memory, seconds: float, where: dict[str, str], steps: int, batch_size: int
+) -> Measured:
+    device = torch.device(where["device"])
+    started = perf_counter()
+    pipeline = Pipeline.from_pretrained(weights, where["device"], where["dtype"], memory=mode)
+    parts = (pipeline.network, pipeline.autoencoder, pipeline.conditioner.text_encoder)
+    load, stored = perf_counter() - started, sum(stored_bytes(part) for part in parts)
+    sampler = replace(pipeline.sampler, schedule=Linear(steps=steps))
+    started = perf_counter()
+    songs: Sequence[Song] = [Song(caption="a song", seconds=seconds, seed=seed) for seed in range(batch_size)]
+    for _ in pipeline.generate(songs, sampler, batch_size):
+        pass
+    return Measured(weights=stored, peak=peak_memory(device), load=load, song=perf_counter() - started)

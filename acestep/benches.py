@@ -1,0 +1,40 @@
+"""The arguments of ``python -m acestep bench``: what is measured on the machine at hand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+Bench = Callable[[argparse.Namespace], int]
+
+
+def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Bench) -> None:
+    """Add ``bench``, whose ``memory`` and ``data`` run the functions of those names."""
+    benches = commands.add_parser("bench", help="measure this machine").add_subparsers(required=True, metavar="WHAT")
+    command = benches.add_parser(
+        "memory",
+        help="what each way of fitting a model into memory takes",
+        description="Make a song in every mode of infer.py's memory=..., each in a process of its own, and print peaks "
+        "and times beside what memory=auto predicts; with --model, predict for a published model without weights.",
+    )
+    command.add_argument("--weights", default="micro", help="checkpoint to measure (default micro)")
+    command.add_argument("--model", help="predict only, for a config of configs/model, such as xl_sft")
+    command.add_argument("--seconds", type=float, default=60.0, help="length of the song (default 60)")
+    command.add_argument(
+        "--steps", type=int, default=4, help="sampler steps, which memory does not depend on (default 4)"
+    )
+    command.add_argument("--device", default="auto", help="default: the GPU where there is one")
+    command.add_argument("--dtype", default="auto", help="default: bfloat16 on a GPU, float32 on a CPU")
+    command.set_defaults(command=memory)
+
+    command = benches.add_parser(
+        "data",
+        help="how fast songs become latents, and latents batches",
+        description="Decode and store FLAC files with an encoder that does nothing, then with the checkpoint's; read "
+        "60-second crops from a store.",
+    )
+    command.add_argument("--weights", default="micro", help="checkpoint whose autoencoder encodes (default micro)")
+    command.add_argument("--device", default="cpu", help="where to encode (default cpu)")
+    command.add_argument("--songs", type=int, default=16, help="one-minute songs to encode (default 16)")
+    command.add_argument("--workers", type=int, default=0, help="loader processes (default 0)")
+    command.set_defaults(command=data)

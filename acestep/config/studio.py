@@ -1,0 +1,172 @@
+"""Pipeline and sampler as a command's settings describe them, and the record of all that decided a song."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.adapters.read import find_adapter
+from acestep.assembly import choice, fingerprint, named_dtype
+from acestep.audio import SUBTYPES, Audio
+from acestep.config.sampling import PARTS, build_sampler, describe
+from acestep.files import atomic
+from acestep.flow.sampler import OnStep, Sampler
+from acestep.memory import GIB, Memory, peak_memory, pick
+from acestep.pipeline import Pipeline
+from acestep.types import Request
+from acestep.weights.tensors import save_tensors
+
+PACKAGES = ("torch", "torchaudio", "transformers", "soundfile", "peft")
+NAMED_LETTERS = 48
+"""Of the caption in a file's name."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What makes the songs of one command."""
+
+    pipeline: Pipeline
+    sampler: Sampler
+    settings: dict[str, Any]
+
+    @classmethod
+    def open(cls, settings: dict[str, Any], requests: Sequence[Request]) -> Studio:
+        """Load what ``settings`` name; ``requests`` are what it must have the memory for."""
+        settings = settings | {"weights_sha256": _unchanged(settings)}
+        check_files(settings.get("files", {}), requests)
+        memory = choice("memory", Memory, settings["memory"])
+        weights, device, dtype = settings["weights"], settings["device"], named_dtype(settings["dtype"])
+        if memory is Memory.auto:
+            seconds = [request.seconds for request in requests if request.seconds]
+            chosen = pick(weights, torch.device(device), dtype, max(seconds, default=None), settings["batch_size"])
+            memory = chosen.mode
+            logger.info("memory=%s: %s", memory.value, chosen.reason)
+        untrained = settings["allow_untrained"]
+        pipeline = Pipeline.from_pretrained(weights, device, dtype, settings["padding"], memory, untrained)
+        sampler = build_sampler(settings, pipeline.sampler)
+        settings |= {part: describe(getattr(sampler, part)) for part in PARTS}
+        settings |= {"memory": memory.value, "padding": pipeline.network.config.padding.value}
+        return cls(pipeline, sampler, settings)
+
+    def make(
+        self, requests: Sequence[Request], latents: Path | None = None, on_step: OnStep | None = None
+    ) -> Iterator[Audio]:
+        """Audio of each request; the latents of a single one go beside the file ``latents`` where that is given."""
+        batch, level = self.settings["batch_size"], self.settings["normalize"]
+        keep = latents and (lambda _, made: save_latents(made, latents))
+        try:
+            yield from self.pipeline.generate(requests, self.sampler, batch, level, on_step, keep)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"memory={self.settings['memory']}: {self.settings['device']} has too little for this song; use "
+                "memory=int8_offload, a smaller batch_size or a shorter song"
+            ) from error
+
+    def record(self, song: Request, seconds: float) -> dict[str, Any]:
+        """All that decided a song, to be written beside it."""
+        settings = self.settings | {"song": asdict(song), "files": hashes(song)}
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {"settings": settings, "seconds": seconds, "packages": packages}
+
+    def save(self, audio: Audio, out: Path) -> None:
+        """Write the sidecar and then the song, so that a song that is there has been finished."""
+        record = self.record(audio.song, audio.seconds)
+        with atomic(sidecar_of(out)) as aside:
+            aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        audio.save(out)
+
+    def peak(self) -> str:
+        """The most memory that was held, in words."""
+        return f"{peak_memory(torch.device(self.settings['device'])) / GIB:.2f} GiB"
+
+
+def machine(device: str, dtype: str) -> dict[str, str]:
+    """Device and dtype by name, ``auto`` decided."""
+    found = torch.cuda.is_available()
+    device = ("cuda" if found else "cpu") if device == "auto" else device
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device={device}: not a device; use auto, cpu, cuda or cuda:1") from error
+    if kind == "cuda" and not found:
+        raise ValueError(f"device={device}: torch finds no GPU here; use device=cpu")
+    return {"device": device, "dtype": ("bfloat16" if kind == "cuda" else "float32") if dtype == "auto" else dtype}
+
+
+def sidecar_of(out: Path) -> Path:
+    """The file that says how ``out`` was made."""
+    return out.with_suffix(".json")
+
+
+def save_latents(latents: torch.Tensor, out: Path) -> None:
+    """Keep a song's latents beside it."""
+    save_tensors({"latents": latents}, out.with_suffix(".latents.safetensors"))
+
+
+def file_name(request: Request, number: int | None, suffix: str) -> str:
+    """The name of a song's file: its own, or one made of its place, caption and seed."""
+    if request.name is not None:
+        return request.name if Path(request.name).suffix.lower() in SUBTYPES else f"{request.name}.{suffix}"
+    words = "-".join(re.findall(r"\w+", request.caption.lower()))[:NAMED_LETTERS].strip("-") or "song"
+    place = "" if number is None else f"{number:04d}-"
+    return f"{place}{words}-{request.seed}.{suffix}"
+
+
+def free_path(out: Path, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, or only over something else."""
+    if out.suffix.lower() not in SUBTYPES:
+        raise ValueError(f"out={out}: cannot write {out.suffix or 'a file without suffix'}; use {', '.join(SUBTYPES)}")
+    for path in (out, sidecar_of(out)):
+        if path.exists() and not overwrite:
+            raise ValueError(f"out={out}: {path} exists; name another, or add overwrite=true")
+
+
+def hashes(song: Request) -> dict[str, str]:
+    """SHA-256 of every file that ``song`` starts from or uses."""
+    files = [Path(path) for path in (song.source, *song.references) if path]
+    named = {str(file): file for file in files} | {
+        use.path: find_adapter(Path(use.path)) for use in song.adapters or ()
+    }
+    return {name: _digest(path) for name, path in named.items()}
+
+
+def check_files(then: dict[str, str], requests: Sequence[Request]) -> None:
+    """Refuse files that changed since the song of a sidecar was made."""
+    if not then:
+        return
+    for request in requests:
+        for name, now in hashes(request).items():
+            if then.get(name, now) != now:
+                raise ValueError(
+                    f"song: {name} changed since that song was made (sha256 {now[:12]}, then {then[name][:12]}); name "
+                    "the file that it was made from"
+                )
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unchanged(settings: dict[str, Any]) -> str:
+    """Hash of the weights; refused if the settings come from a song that other weights made under that name."""
+    weights, now, then = settings["weights"], fingerprint(settings["weights"]), settings.get("weights_sha256")
+    if then not in (None, now):
+        raise ValueError(
+            f"weights={weights}: changed since that song was made (sha256 {now[:12]}, then {then[:12]}); "
+            f"add weights={weights} to use them all the same"
+        )
+    return now

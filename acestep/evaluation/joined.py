@@ -1,0 +1,87 @@
+"""Evaluations from several checkpoints as one, and evaluations of yesterday from their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from acestep.evaluation.cells import CEILING
+from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.results import Results, Row, Setting
+from acestep.types import Song
+
+
+def joined(found: Mapping[str, Results]) -> Results:
+    """Results of several checkpoints on the same prompts as one sweep over ``weights``, the outermost.
+
+    The ceiling is the first checkpoint's: the recordings through its autoencoder.
+    """
+    parts = list(found.items())
+    first = parts[0][1]
+    cells: dict[str, Mapping[str, Any]] = {}
+    rows, sets, halves = [], {}, {}
+    for name, results in parts:
+        labels = {label: _label(name, label, results) for label in results.cells}
+        cells |= {labels[label]: {"weights": name, **results.setting.cells[label]} for label in results.cells}
+        rows += [replace(row, cell=labels[row.cell]) for row in results.rows if row.cell in labels]
+        sets |= {labels[label]: results.sets[label] for label in results.cells if label in results.sets}
+        halves |= {labels[label]: results.halves[label] for label in results.cells if label in results.halves}
+    rows += [row for row in first.rows if row.cell == CEILING]
+    sets |= {CEILING: first.sets[CEILING]} if CEILING in first.sets else {}
+    setting = replace(
+        first.setting,
+        weights=", ".join(found),
+        fingerprint=", ".join(results.setting.fingerprint for results in found.values()),
+        cells=cells,
+        left_out={name: why for results in found.values() for name, why in results.setting.left_out.items()},
+    )
+    return Results(setting, rows, sets, halves)
+
+
+def read_results(folder: str | Path) -> Results:
+    """What :meth:`Results.write` left in ``folder``. Raises ``ValueError`` if there is nothing."""
+    folder = Path(folder)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        table = pq.read_table(folder / "songs.parquet").to_pylist()
+    except FileNotFoundError as error:
+        raise ValueError(f"compare={folder}: no finished evaluation there ({error.filename} is missing)") from error
+    known = {field.name for field in fields(Setting)}
+    setting = Setting(**{name: value for name, value in summary["setting"].items() if name in known})
+    cells = [*summary["cells"], *([summary["ceiling"]] if summary["ceiling"] else [])]
+    columns = list(cells[0]["scores"])
+    sets = {cell["label"]: _by_metric(cell["sets"]) for cell in cells}
+    halves = {cell["label"]: cell.get("halves", {}) for cell in cells}
+    return Results(setting, [_row(line, columns, folder) for line in table], sets, halves)
+
+
+def _label(name: str, label: str, results: Results) -> str:
+    return f"weights={name}, {label}" if results.setting.cells[label] else f"weights={name}"
+
+
+def _by_metric(values: Mapping[str, float | None]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for column, value in values.items():
+        metric, _, name = column.partition(".")
+        if value is not None:
+            found.setdefault(metric, {})[name] = value
+    return found
+
+
+def _row(line: Mapping[str, Any], columns: list[str], folder: Path) -> Row:
+    song = Song(**{field.name: line[f"song.{field.name}"] for field in fields(Song) if f"song.{field.name}" in line})
+    return Row(
+        prompt=Prompt(id=line["prompt"], song=song),
+        take=line["take"],
+        cell=line["cell"],
+        path=folder / line["audio"] if line["audio"] else None,
+        excluded=line["excluded"] or "",
+        unheard=json.loads(line.get("unheard") or "{}"),
+        scores={name: line[name] for name in columns if line.get(name) is not None},
+        shuffled={name: line[f"shuffled.{name}"] for name in columns if line.get(f"shuffled.{name}") is not None},
+    )

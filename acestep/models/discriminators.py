@@ -1,0 +1,132 @@
+"""Judges of waveforms: convolutions over complex spectra at several resolutions, as EnCodec has them.
+
+Source: Défossez et al. 2022 (arXiv 2210.13438), section 3.4; EnCodec's ``msstftd.py``. Weights are normalised by
+norm. Shapes: B songs, A audio channels, S samples, F frequencies, T frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+DILATIONS = (1, 2, 4)
+SLOPE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Sizes.
+
+    Args:
+        channels: of every layer; EnCodec has 32, Stable Audio's autoencoder 64.
+        sizes: of the Fourier transforms, one judge each; hops are a quarter of them.
+        audio_channels: of the waveform.
+    """
+
+    channels: int = 64
+    sizes: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    audio_channels: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if self.channels < 1 or not self.sizes or min(self.sizes) < 8:
+            raise ValueError(f"discriminator.sizes={list(self.sizes)}: need transforms of at least 8 samples")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of a waveform, and what it saw on the way: one tensor for each hidden layer."""
+
+    logits: Float[Tensor, "b 1 t f"]
+    features: list[Tensor]
+
+
+class SpectrumJudge(nn.Module):
+    """Judges at one resolution."""
+
+    window: Tensor
+
+    def __init__(self, config: DiscriminatorConfig, size: int) -> None:
+        super().__init__()
+        self.size = size
+        width = config.channels
+        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        # Time comes first: kernels are 3 frames high and 9 frequencies wide, and only frequencies are thinned out.
+        layers = [_conv(2 * config.audio_channels, width, (3, 9))]
+        layers += [_conv(width, width, (3, 9), stride=(1, 2), dilation=(dilation, 1)) for dilation in DILATIONS]
+        layers += [_conv(width, width, (3, 3))]
+        self.layers = nn.ModuleList(layers)
+        self.last = _conv(width, 1, (3, 3))
+
+    def forward(self, audio: Float[Tensor, "b a s"]) -> Verdict:
+        """The verdict on ``audio``, which is padded where it is shorter than the window."""
+        audio = F.pad(audio.float(), (0, max(0, self.size - audio.shape[-1])))
+        spectrum = torch.stft(
+            audio.flatten(0, 1), self.size, self.size // 4, window=self.window, normalized=True, return_complex=True
+        )
+        parts = torch.view_as_real(spectrum).unflatten(0, audio.shape[:2])  # (B, A, F, T, 2)
+        x = parts.permute(0, 1, 4, 3, 2).flatten(1, 2)  # (B, 2A, T, F)
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), SLOPE)
+            features.append(x)
+        return Verdict(self.last(x), features)
+
+
+class Discriminator(nn.Module):
+    """Judges at several resolutions."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.judges = nn.ModuleList(SpectrumJudge(config, size) for size in config.sizes)
+
+    def forward(self, audio: Float[Tensor, "b a s"]) -> list[Verdict]:
+        """Every judge's verdict."""
+        return [judge(audio) for judge in self.judges]
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Start values as torch's convolutions have them: a function of ``generator`` alone."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                bound = module.weight[0].numel() ** -0.5
+                module.weight = torch.empty_like(module.weight).uniform_(-bound, bound, generator=generator)
+                assert module.bias is not None
+                module.bias.uniform_(-bound, bound, generator=generator)
+
+
+def judge_loss(real: list[Verdict], made: list[Verdict]) -> Float[Tensor, ""]:
+    """What the judges are to lower: the hinge loss (Lim and Ye 2017, arXiv 1705.02894), averaged over judges."""
+    losses = [
+        F.relu(1 - one.logits).mean() + F.relu(1 + other.logits).mean() for one, other in zip(real, made, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def deceive_loss(made: list[Verdict]) -> Float[Tensor, ""]:
+    """What the autoencoder is to lower: minus the judges' verdicts, averaged over judges."""
+    return torch.stack([-verdict.logits.mean() for verdict in made]).mean()
+
+
+def feature_loss(real: list[Verdict], made: list[Verdict]) -> Float[Tensor, ""]:
+    """Mean difference of what the judges saw, relative to its size (EnCodec, equation 5)."""
+    losses = [
+        (other - one.detach()).abs().mean() / one.detach().abs().mean().clamp(min=1e-8)
+        for real_one, made_one in zip(real, made, strict=True)
+        for one, other in zip(real_one.features, made_one.features, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+Pair = tuple[int, int]
+
+
+def _conv(inputs: int, outputs: int, kernel: Pair, stride: Pair = (1, 1), dilation: Pair = (1, 1)) -> nn.Module:
+    padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
+    return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation))

@@ -1,0 +1,120 @@
+"""Where a language model's training starts: a planner, a plain text model whose vocabulary grows, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from acestep.planner.model import LanguageModel
+from acestep.planner.vocabulary import FIRST_CODE, Vocabulary, extend
+
+# How Qwen's tokenizer takes text apart before it looks for pieces: no piece reaches past the end of a line.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A Hugging Face folder: of a planner, or of a plain text model, which then gets tokens for codes.
+
+    Args:
+        path: the folder.
+    """
+
+    path: str
+
+    def __call__(self, texts: Sequence[str], codes: int, generator: torch.Generator) -> LanguageModel:
+        """The model. New rows of its embedding are drawn around the mean of the old ones, as wide as those are."""
+        folder = Path(self.path)
+        if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+            raise ValueError(f"language.path={folder}: need config.json, tokenizer.json and *.safetensors there")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if tokenizer.token_to_id(FIRST_CODE) is not None:
+            model = LanguageModel.from_folder(folder)
+            model.network.requires_grad_(True)
+            return model
+        network = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        network.generation_config = GenerationConfig()
+        vocabulary = Vocabulary(extend(tokenizer, codes), folder)
+        _grow(network, vocabulary, generator)
+        return LanguageModel(network, vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """A new Qwen3, with a tokenizer learned on the songs' own words.
+
+    Args:
+        vocabulary: pieces of text, beside those for codes.
+        hidden_size: width.
+        intermediate_size: width inside the feed-forward layers.
+        num_hidden_layers: layers.
+        num_attention_heads: queries' heads.
+        num_key_value_heads: keys' and values' heads.
+        head_dim: width of a head.
+        max_position_embeddings: longest conversation, in tokens.
+    """
+
+    vocabulary: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 32
+    max_position_embeddings: int = 8192
+
+    def __call__(self, texts: Sequence[str], codes: int, generator: torch.Generator) -> LanguageModel:
+        """The model: a function of ``texts``, ``codes`` and ``generator`` alone."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(vocab_size=self.vocabulary, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        vocabulary = Vocabulary(extend(tokenizer, codes))
+        sizes = {name: value for name, value in vars(self).items() if name != "vocabulary"}
+        with torch.random.fork_rng(devices=[]):
+            network = Qwen3ForCausalLM(Qwen3Config(vocab_size=vocabulary.size, tie_word_embeddings=True, **sizes))
+        network.generation_config = GenerationConfig()
+        _initialize(network, generator)
+        return LanguageModel(network, vocabulary)
+
+
+@torch.no_grad()
+def _initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Matrices as Qwen's own start values have it, norms at one."""
+    for parameter in network.parameters():
+        if parameter.ndim < 2:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, 0.02, generator=generator)
+
+
+@torch.no_grad()
+def _grow(network: PreTrainedModel, vocabulary: Vocabulary, generator: torch.Generator) -> None:
+    before = network.get_input_embeddings().num_embeddings
+    if vocabulary.size <= before:
+        return
+    with torch.random.fork_rng(devices=[]):
+        network.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    for table in (network.get_input_embeddings().weight, network.get_output_embeddings().weight):
+        old = table[:before].float()
+        drawn = torch.randn(table[before:].shape, generator=generator)
+        table[before:] = (old.mean(0) + drawn * old.std(0)).to(table)
+        if network.config.tie_word_embeddings:
+            return

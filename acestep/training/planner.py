@@ -1,0 +1,175 @@
+"""The language model's training as Lightning runs it: songs with their codes in, a planner out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from acestep.conditioning.metadata import checked
+from acestep.data import Draw, LatentDataset
+from acestep.planner.decoding import Decoding
+from acestep.planner.examples import Lesson, compose, improvise, listen
+from acestep.planner.learning import Lessons, collate, losses
+from acestep.planner.model import LanguageModel
+from acestep.planner.plan import Planner, PlannerConfig, metadata
+from acestep.planner.vocabulary import Vocabulary
+from acestep.training.codes import SongCodes
+from acestep.training.data import DataConfig, LatentData
+from acestep.training.module import Optimization, PartLoss, Trained
+from acestep.types import Song
+
+JUDGED = ("bpm", "keyscale", "timesignature", "language")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """What a song teaches, drawn anew in every epoch.
+
+    Args:
+        improvise: share of lessons in which nothing is asked, so that codes can be guided.
+        listen: share of lessons in which codes are described; the rest are composed.
+    """
+
+    improvise: float = 0.1
+    listen: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.improvise, self.listen) < 0 or self.improvise + self.listen > 1:
+            raise ValueError(
+                f"curriculum.improvise={self.improvise:g}, curriculum.listen={self.listen:g}: "
+                "need shares of at least 0 that make at most 1"
+            )
+
+    def lesson(self, vocabulary: Vocabulary, song: Song, codes: Sequence[int], drawn: float) -> Lesson:
+        """The lesson that ``drawn``, in [0, 1), selects."""
+        if drawn < self.improvise:
+            return improvise(vocabulary, codes)
+        if drawn < self.improvise + self.listen:
+            return listen(vocabulary, song, codes)
+        return compose(vocabulary, song, codes)
+
+
+@dataclass(frozen=True)
+class LessonBatch:
+    """One batch of lessons, and the songs that they are about."""
+
+    lessons: Lessons
+    songs: list[Song]
+
+    def __len__(self) -> int:
+        """How many lessons."""
+        return len(self.songs)
+
+    def to(self, device: torch.device | str) -> LessonBatch:
+        """The same on ``device``."""
+        moved = {name: value.to(device) for name, value in vars(self.lessons).items()}
+        return replace(self, lessons=Lessons(**moved))
+
+
+class SongLessons(Dataset[tuple[Lesson, Song]]):
+    """The lessons of songs; which one a song teaches in an epoch is a function of ``(seed, epoch, song)`` alone."""
+
+    def __init__(
+        self, songs: LatentDataset, codes: SongCodes, vocabulary: Vocabulary, curriculum: Curriculum, seed: int
+    ) -> None:
+        self.songs, self.codes, self.vocabulary = songs, codes, vocabulary
+        self.curriculum, self.seed = curriculum, seed
+
+    def __len__(self) -> int:
+        """How many songs."""
+        return len(self.songs)
+
+    def __getitem__(self, draw: Draw | int) -> tuple[Lesson, Song]:
+        """The lesson that ``draw`` names, with its song."""
+        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+        row = int(self.songs.rows[index])
+        song = checked(self.songs.store.song(row))
+        drawn = np.random.default_rng((self.seed, epoch, row)).random()
+        return self.curriculum.lesson(self.vocabulary, song, self.codes[row], drawn), song
+
+
+class PlannerData(LatentData):
+    """A latent store as lessons: training as the curriculum says, validation by composing."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        if config.crop_frames is not None:
+            raise ValueError(f"data.crop_frames={config.crop_frames}: a plan is of a whole song; set it to null")
+        super().__init__(config, seed)
+
+    def words(self) -> list[str]:
+        """All that the songs for training say, for a tokenizer to be learned on."""
+        songs = [self.store.song(int(row)) for row in self.training.rows]
+        return [text for song in songs for text in (song.caption, song.lyrics, *map(str, metadata(song).values()))]
+
+    def teach(self, codes: SongCodes, vocabulary: Vocabulary, curriculum: Curriculum) -> None:
+        """Make lessons of the songs."""
+        self.vocabulary = vocabulary
+        self.training = SongLessons(self.training, codes, vocabulary, curriculum, self.seed)
+        plain = Curriculum(improvise=0.0)
+        self.validation = SongLessons(self.validation, codes, vocabulary, plain, self.seed)
+
+    def collate(self, examples: Sequence[tuple[Lesson, Song]]) -> LessonBatch:
+        """The examples as one batch."""
+        lessons = collate([lesson for lesson, _ in examples], self.vocabulary.pad)
+        return LessonBatch(lessons, [song for _, song in examples])
+
+
+class PlannerModule(Trained):
+    """Trains a language model on lessons: cross-entropy of the answers, every token of a step's batches alike.
+
+    Args:
+        model: its network is trained in place.
+        optimization: optimiser and learning-rate schedule.
+        seed: of the run.
+        judged: held-out songs of each batch that are planned from their captions and lyrics alone, at validation.
+    """
+
+    def __init__(self, model: LanguageModel, optimization: Optimization, seed: int, judged: int = 8) -> None:
+        super().__init__(model.network, optimization, seed)
+        self.model = model
+        self.planner = Planner(model, PlannerConfig(path="", codes=False, decoding=Decoding(temperature=0.0)))
+        self.judged = judged
+
+    def training_step(self, batch: LessonBatch, index: int) -> dict[str, Any]:
+        """One batch's share of its step's loss; by part beside it, for whoever watches."""
+        return self.step_of(self._losses(batch), len(batch))
+
+    def validation_step(self, batch: LessonBatch, index: int) -> None:
+        """Loss by part, and what share of the metadata is planned as it is from caption and lyrics alone."""
+        self.log_parts(self._losses(batch), len(batch))
+        found = self._accuracy(batch.songs[: self.judged])
+        for name, right in found.items():
+            self.log(f"val/accuracy_{name}", sum(right) / len(right), batch_size=len(right), sync_dist=True)
+        every = [value for right in found.values() for value in right]
+        if every:
+            self.log("val/metadata_accuracy", sum(every) / len(every), batch_size=len(every), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """How many codes the model is undecided between, on average."""
+        if "val/loss_codes" in self.trainer.callback_metrics:
+            self.log("val/code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
+
+    def _losses(self, batch: LessonBatch) -> PartLoss:
+        found = losses(self.network, batch.lessons)
+        return PartLoss(found.total, found.count.detach(), found.parts)
+
+    def _accuracy(self, songs: Sequence[Song]) -> dict[str, list[float]]:
+        """Whether each field that a song has is planned as it is, by the likeliest tokens."""
+        asked = [Song(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds) for song in songs]
+        was_training = self.network.training
+        self.network.eval()
+        plans = self.planner.fill(asked)
+        self.network.train(was_training)
+        right: dict[str, list[float]] = {}
+        for song, plan in zip(songs, plans, strict=True):
+            wanted, planned = metadata(song), metadata(plan.song)
+            for name in JUDGED:
+                if wanted[name] is not None:
+                    right.setdefault(name, []).append(float(planned[name] == wanted[name]))
+        return right

@@ -1,0 +1,51 @@
+"""Activation checkpointing: memory for time, layer by layer. Changes no parameter's name and no result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+
+class Recompute(Enum):
+    """What the backward pass computes again.
+
+    ``none``: nothing, all activations are kept. ``full``: each layer, of which only the input is kept. ``selective``:
+    all but the results of matrix products and attention, which are dear to compute.
+    """
+
+    none = "none"
+    full = "full"
+    selective = "selective"
+
+
+KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+"""Operations whose results ``selective`` keeps."""
+
+
+def recompute(layers: Iterable[nn.Module], what: Recompute) -> None:
+    """Wrap the forward pass of each of ``layers``, in place."""
+    if what is Recompute.none:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if what is Recompute.selective:
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, **options)
+
+
+def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE

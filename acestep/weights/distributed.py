@@ -1,0 +1,104 @@
+"""Torch distributed checkpoints: a folder of ``.distcp`` files, read tensor by tensor in one process.
+
+The tensors are plain torch files, one after another. What tells where each lies is a pickle; it is read by an unpickler
+that knows the classes of such metadata and refuses everything else, so that nothing can be executed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path, PosixPath, WindowsPath
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem, metadata
+
+from acestep.weights.tensors import load_plain
+
+METADATA = ".metadata"
+_CLASSES = (
+    metadata.Metadata,
+    metadata.MetadataIndex,
+    metadata.TensorStorageMetadata,
+    metadata.BytesStorageMetadata,
+    metadata.ChunkStorageMetadata,
+    metadata.TensorProperties,
+    metadata.StorageMeta,
+    metadata._MEM_FORMAT_ENCODING,
+    filesystem._StorageInfo,
+    torch.Size,
+    PosixPath,
+    WindowsPath,
+)
+_KNOWN = {(known.__module__, known.__qualname__): known for known in _CLASSES} | {
+    ("torch.serialization", "_get_layout"): lambda _: torch.strided
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds the classes of a distributed checkpoint's metadata; anything else that a pickle may name is an error."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        found = getattr(torch, name, None) if module == "torch" else None
+        if isinstance(found, torch.dtype):
+            return found
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
+    """The tensors of a distributed checkpoint by their path in the saved tree; each is read when asked for.
+
+    Args:
+        folder: holds ``.metadata`` and the ``.distcp`` files that it names.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            with (folder / METADATA).open("rb") as file:
+                self._metadata = _Unpickler(file).load()
+            found, paths = self._metadata.state_dict_metadata, self._metadata.planner_data or {}
+            self._names = {
+                tuple(map(str, paths.get(name, (name,)))): name
+                for name, entry in found.items()
+                if isinstance(entry, metadata.TensorStorageMetadata)
+            }
+        except (pickle.UnpicklingError, AttributeError, EOFError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{folder / METADATA}: not the metadata of a distributed checkpoint ({error}), so it was not read"
+            ) from error
+
+    def __getitem__(self, path: tuple[str, ...]) -> Tensor:
+        name = self._names[path]
+        entry = self._metadata.state_dict_metadata[name]
+        whole = torch.empty(entry.size, dtype=entry.properties.dtype)
+        for chunk in entry.chunks:
+            place = tuple(slice(start, start + n) for start, n in zip(chunk.offsets, chunk.sizes, strict=True))
+            whole[place] = self._read(metadata.MetadataIndex(name, chunk.offsets), chunk.sizes)
+        return whole
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _read(self, index: metadata.MetadataIndex, sizes: torch.Size) -> Tensor:
+        stored = self._metadata.storage_data[index]
+        path = self.folder / stored.relative_path
+        if path.parent != self.folder or getattr(stored, "transform_descriptors", None):
+            raise ValueError(f"{self.folder}: {index.fqn} is stored in a way that is not read; save it as torch does")
+        try:
+            with path.open("rb") as file:
+                file.seek(stored.offset)
+                chunk = load_plain(BytesIO(file.read(stored.length)), path)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error}), though {METADATA} lists it; fetch it again") from error
+        if not isinstance(chunk, Tensor) or chunk.shape != sizes:
+            raise ValueError(f"{path}: does not hold {index.fqn} {list(sizes)} where {METADATA} says; fetch it again")
+        return chunk

@@ -1,0 +1,200 @@
+"""How long a checkpoint takes to load beside reading its file, and what memory loading and converting it need.
+
+``python -m benchmarks.loading FOLDER --model xl_sft --json FILE``; weights are random, written to FOLDER once. Every
+measurement has a process of its own; the fastest of all rounds counts, and the greatest memory. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import rmtree
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from acestep.__main__ import main as acestep
+from acestep.assembly import build_network
+from acestep.config.compose import composed
+from acestep.config.run import build
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.open import open_checkpoint
+from acestep.weights.save import save_checkpoint
+from benchmarks.measure import machine, matmul_peak
+
+PACKAGES = ("torch", "safetensors")
+WEIGHTS = "model.safetensors"
+CONVERTED = "converted"
+BUFFER = 16 * 2**20
+STD = 0.02
+GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement. ``memory`` is the process's peak beyond what its imports took, in bytes."""
+
+    name: str
+    seconds: float
+    times_reading: float
+    memory: int
+
+
+class Random(Mapping[str, Tensor]):
+    """Random numbers for every tensor of a network, all cut from one buffer, so that none need be held."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> None:
+        self.shapes = shapes
+        longest = max(shape.numel() for shape in shapes.values())
+        self.buffer = (STD * torch.randn(longest, generator=torch.Generator().manual_seed(0))).to(dtype)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.buffer[: self.shapes[name].numel()].view(self.shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def write_random(config: AceStepConfig, folder: Path, dtype: torch.dtype) -> None:
+    """A published-layout checkpoint of ``config``'s sizes, in one file."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in AceStep(config).state_dict().items()}
+    checkpoint = Checkpoint(
+        name="random",
+        network_config={name: value for name, value in config.to_dict().items() if value is not None},
+        network=Random(shapes, dtype),
+        silence=torch.zeros(1, config.timbre_fix_frame, config.audio_acoustic_hidden_dim),
+        autoencoder_class="oobleck",
+        autoencoder_config={},
+        autoencoder=None,
+        text_encoder=None,
+    )
+    save_checkpoint(checkpoint, folder, "upstream")
+
+
+def read(folder: Path) -> None:
+    """Every byte of the file, into one small buffer."""
+    buffer = bytearray(BUFFER)
+    with (folder / WEIGHTS).open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def load(folder: Path, dtype: torch.dtype) -> AceStep:
+    """The network, ready for use."""
+    return build_network(open_checkpoint(folder), "cpu", dtype)
+
+
+def convert(folder: Path) -> None:
+    """Another layout, through the command."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        status = acestep(["convert", str(folder), str(folder.with_name(f"{folder.name}.{CONVERTED}"))])
+    assert status == 0
+
+
+def measured(task: Callable[..., Any], *arguments: Any) -> tuple[float, int]:
+    """Seconds, and bytes of memory beyond what there was, of ``task``, in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, torch.get_num_threads(), task, *arguments).result()
+
+
+def _measure(threads: int, task: Callable[..., Any], *arguments: Any) -> tuple[float, int]:
+    torch.set_num_threads(threads)
+    before = _memory("VmRSS")
+    started = perf_counter()
+    kept = task(*arguments)
+    seconds = perf_counter() - started
+    memory = _memory("VmHWM") - before
+    del kept
+    return seconds, memory
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process that are in memory now (``VmRSS``) or were at most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def forget(path: Path) -> None:
+    """Have the system drop what it keeps of a file, so that the next to read it reads the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def compare(folder: Path, dtype: torch.dtype, rounds: int) -> list[Row]:
+    """Reading and loading, taking turns, from memory and from disk; then converting."""
+    rows = []
+    for place in ("memory", "disk"):
+        results: dict[str, list[tuple[float, int]]] = {"read": [], "load": []}
+        for _ in range(rounds):
+            for name, task, arguments in (("read", read, (folder,)), ("load", load, (folder, dtype))):
+                if place == "disk":
+                    forget(folder / WEIGHTS)
+                results[name].append(measured(task, *arguments))
+        seconds = {name: min(times)[0] for name, times in results.items()}
+        for name, times in results.items():
+            ratio = seconds[name] / seconds["read"]
+            memory = max(bytes_ for _, bytes_ in times)
+            rows.append(Row(name=f"{name} from {place}", seconds=seconds[name], times_reading=ratio, memory=memory))
+    taken, memory = measured(convert, folder)
+    rmtree(folder.with_name(f"{folder.name}.{CONVERTED}"))
+    return [*rows, Row(name="convert to native", seconds=taken, times_reading=taken / seconds["read"], memory=memory)]
+
+
+def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> None:
+    """Print the table, and write rows and machine to ``path`` as JSON if one is given."""
+    title = f"{where['model']}: {where['file'] / GB:.2f} GB, largest tensor {where['largest'] / GB:.3f} GB"
+    table = Table("", title=f"{title}, {where['threads']} threads")
+    for column in ("s", "x reading", "memory GB", "x file", "GB above largest tensor"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        above = (row.memory - where["largest"]) / GB
+        shares = f"{row.memory / GB:.2f}", f"{row.memory / where['file']:.2f}", f"{above:.2f}"
+        table.add_row(row.name, f"{row.seconds:.2f}", f"{row.times_reading:.2f}", *shares)
+    Console(width=120).print(table)
+    if path:
+        path.write_text(json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the weights where they are not there yet, measure, report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for the random weights, twice their size; kept for the next time")
+    parser.add_argument("--model", default="xl_sft", help="one of configs/model (default xl_sft)")
+    parser.add_argument("--stored", default="bfloat16", help="type of the file's numbers (default bfloat16)")
+    parser.add_argument("--dtype", default="bfloat16", help="type to load them in (default bfloat16)")
+    parser.add_argument("--rounds", type=int, default=3, help="default 3")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    options = parser.parse_args(arguments)
+    folder = options.folder / f"{options.model}_{options.stored}"
+    if not folder.is_dir():
+        config = build(composed("train", [f"model={options.model}"]).model)
+        write_random(config, folder, getattr(torch, options.stored))
+    tensors = open_checkpoint(folder).network
+    where = machine(matmul_peak(), PACKAGES) | {
+        "model": folder.name,
+        "loaded": options.dtype,
+        "file": (folder / WEIGHTS).stat().st_size,
+        "largest": max(tensor.nbytes for tensor in tensors.values()),
+    }
+    report(compare(folder, getattr(torch, options.dtype), options.rounds), where, options.json)
+
+
+if __name__ == "__main__":
+    main()

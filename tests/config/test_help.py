@@ -1,0 +1,41 @@
+"""``--help`` teaches, at once: it loads what it shows, and no network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown(script: str, *arguments: str, without: tuple[str, ...]) -> str:
+    """What ``script --help`` prints in a process of its own, which must not load ``without``."""
+    code = f"""
+import runpy, sys
+sys.argv = ["{script}", *{arguments!r}, "--help"]
+try:
+    runpy.run_path("{script}", run_name="__main__")
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+assert not set({without!r}) & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_of_infer_loads_no_network() -> None:
+    text = shown("infer.py", "song.caption=a b", without=("torch", "lightning", "transformers"))
+    assert "song.task=repaint" in text
+    assert "  sampler: own, sft, turbo, upstream\n" in text
+    assert "\n  caption: a b\n" in text
+    assert "experiment" not in text
+
+
+@pytest.mark.slow
+def test_a_song_is_made_without_lightning() -> None:
+    code = "import sys, acestep.config.infer, acestep.config.run; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,128 @@
+"""A run that is killed at any moment goes on to the same store, and encodes no song twice that it had finished."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from data.folder import Means, write_songs
+from torch import Tensor
+
+from acestep.data.journal import locked
+from acestep.data.preprocess import Preprocess
+from acestep.data.store import content_hash
+from acestep.types import Posterior
+
+KILLS = 20
+
+
+class Counting(Means):
+    """Leaves a line in ``log`` for every song that it encodes."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self.log = log
+
+    def encode(self, audio: Tensor) -> Posterior:
+        with self.log.open("a") as file:
+            file.write("encoded\n")
+        return super().encode(audio)
+
+
+def _run(songs: Path, store: Path, log: Path, workers: int) -> None:
+    torch.set_num_threads(1)
+    Preprocess(shard_songs=16, workers=workers)(songs, store, partial(Counting, log))
+
+
+def _killed(arguments: tuple, seconds: float) -> bool:
+    """Run in a process that is killed after ``seconds``; whether it had finished before."""
+    # Forked, so that a kill falls into the work and not into the imports.
+    process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_killed_at_20_moments_a_run_of_200_songs_ends_in_the_same_store(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", 200, seconds=0.3)
+    started = time.monotonic()
+    _run(songs, tmp_path / "whole", tmp_path / "whole.log", 0)
+    whole = time.monotonic() - started
+    arguments = (songs, tmp_path / "store", tmp_path / "log", 0)
+    moments = random.Random(0)
+    kills = 0
+    while kills < KILLS:
+        # Short enough that a run is never through before the last kill.
+        if _killed(arguments, moments.uniform(0.0, 1.5 * whole / KILLS)):
+            break
+        kills += 1
+    _run(*arguments)
+    assert kills >= KILLS // 2
+    assert content_hash(tmp_path / "store") == content_hash(tmp_path / "whole")
+    assert len((tmp_path / "whole.log").read_text().split()) == 200
+    # At most the song at work when a kill fell is encoded again.
+    assert 200 <= len((tmp_path / "log").read_text().split()) <= 200 + kills
+    left = [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert not [name for name in left if name.startswith(".") and name != ".lock"]
+
+
+@pytest.mark.parametrize("moment", ["shard written", "old row dropped"])
+def test_a_kill_amid_gathering_leaves_no_song_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    songs, store = write_songs(tmp_path / "songs", 6), tmp_path / "store"
+    run = Preprocess(shard_songs=3)
+    run(songs, store, Means)
+    (songs / "song04.wav").write_bytes((songs / "song01.wav").read_bytes())
+    run(songs, tmp_path / "whole", Means)
+
+    class KillError(Exception):
+        pass
+
+    def kill(*_: object) -> None:
+        raise KillError
+
+    with monkeypatch.context() as patch:
+        if moment == "shard written":
+            patch.setattr("acestep.data.journal._drop", kill)
+        else:
+            unlink = Path.unlink
+            patch.setattr(
+                Path, "unlink", lambda path, **options: kill() if path.suffix == ".arrow" else unlink(path, **options)
+            )
+        with pytest.raises(KillError):
+            run(songs, store, Means)
+    outcome = run(songs, store, Means)
+    assert (outcome.stored, outcome.kept) == (0, 6)
+    assert content_hash(store) == content_hash(tmp_path / "whole")
+
+
+def test_two_runs_do_not_write_to_one_store(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", 1)
+    with locked(tmp_path / "store"), pytest.raises(ValueError, match="another process is writing to it"):
+        Preprocess()(songs, tmp_path / "store", Means)
+    assert Preprocess()(songs, tmp_path / "store", Means).stored == 1
+
+
+def test_threads_do_not_stay_behind(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", 5, seconds=30)
+    before = threading.active_count()
+
+    def interrupt(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Preprocess()(songs, tmp_path / "store", Means, interrupt)
+    assert threading.active_count() <= before

@@ -1,0 +1,86 @@
+"""A resumed epoch goes on with exactly what has not been seen; batches of like length pad little."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from data.folder import Means, write_songs
+
+from acestep.data import EpochBatches, LatentBatch, LatentDataset, LatentLoader
+from acestep.data.preprocess import Preprocess
+
+SONGS, BATCH = 23, 2
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
+    folder = tmp_path_factory.mktemp("loader")
+    Preprocess(shard_songs=5)(write_songs(folder / "songs", SONGS), folder / "store", Means)
+    return LatentDataset(folder / "store", crop_frames=30, seed=3)
+
+
+def _loader(songs: LatentDataset, workers: int, rank: int, ranks: int) -> LatentLoader:
+    batches = EpochBatches(SONGS, BATCH, seed=5, rank=rank, world_size=ranks, frames=songs.frames, pool=4)
+    return LatentLoader(songs, batches, workers=workers)
+
+
+def _same(one: LatentBatch, other: LatentBatch) -> bool:
+    return one.indices == other.indices and torch.equal(one.mean, other.mean) and one.songs == other.songs
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_resumed_epoch_yields_what_was_not_seen(songs: LatentDataset, workers: int, ranks: int) -> None:
+    moments = random.Random(workers)
+    seen: list[int] = []
+    for rank in range(ranks):
+        whole = [batch for loader in [_loader(songs, 0, rank, ranks)] for _ in range(2) for batch in loader]
+        epoch = len(whole) // 2
+        for stop in moments.sample(range(1, len(whole)), 1 if workers == 3 else 3):
+            first = _loader(songs, workers, rank, ranks)
+            taken = []
+            while len(taken) < stop:
+                for batch in first:
+                    taken.append(batch)
+                    if len(taken) == stop:
+                        break
+            second = _loader(songs, moments.choice([0, workers]), rank, ranks)
+            second.load_state_dict(first.state_dict())
+            rest = list(second)
+            end = (stop // epoch + 1) * epoch
+            assert len(taken) + len(rest) == end
+            assert all(map(_same, [*taken, *rest], whole[:end]))
+        seen += [index for batch in whole[:epoch] for index in batch.indices]
+    assert len(set(seen)) == len(seen) == SONGS // (BATCH * ranks) * BATCH * ranks
+
+
+def test_bucketed_batches_of_log_normal_durations_pad_less_than_5_percent() -> None:
+    frames = np.random.default_rng(0).lognormal(np.log(200 * 25), 0.5, 20_000).astype(int)
+    for batch_size in (4, 16):
+        real = padded = 0
+        batches = EpochBatches(len(frames), batch_size, frames=frames)
+        for batch in batches:
+            lengths = frames[[draw.index for draw in batch]]
+            real, padded = real + lengths.sum(), padded + len(lengths) * lengths.max()
+        assert 1 - real / padded < 0.05
+
+
+def test_bucketing_shows_every_song_once_and_another_order_each_epoch() -> None:
+    frames = np.random.default_rng(0).integers(10, 100, 64)
+    batches = EpochBatches(64, 4, frames=frames, pool=4)
+    first, second = list(batches), list(batches)
+    for epoch in (first, second):
+        assert sorted(draw.index for batch in epoch for draw in batch) == list(range(64))
+    assert {frozenset(d.index for d in batch) for batch in first} != {frozenset(d.index for d in b) for b in second}
+    with pytest.raises(ValueError, match="one length a song"):
+        EpochBatches(5, 1, frames=[1, 2])
+
+
+def test_memory_of_a_batch_that_is_still_held_is_not_used_again(songs: LatentDataset) -> None:
+    loader = _loader(songs, 0, 0, 1)
+    held = [(batch.mean, batch.mean.clone()) for batch in loader]
+    assert all(torch.equal(mean, copy) for mean, copy in held)

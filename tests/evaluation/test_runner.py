@@ -1,0 +1,190 @@
+"""However an evaluation is run, stopped and shared out, its summary is the same to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestep.audio import read_audio
+from acestep.config.evaluate import ranks_of_environment
+from acestep.data.preprocess import Preprocess
+from acestep.evaluation.clips import ClipStore
+from acestep.evaluation.files import write_json
+from acestep.evaluation.hearing import HearingStore
+from acestep.evaluation.joined import joined, read_results
+from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.ranks import Ranks
+from acestep.evaluation.references import reference_recordings
+from acestep.evaluation.results import Results
+from acestep.evaluation.suite import Evaluation
+from acestep.pipeline import Pipeline
+from acestep.types import Song
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(evaluation: Evaluation, pipeline: Pipeline, out: Path) -> Results:
+    results = evaluation(pipeline, pipeline.sampler, out)
+    results.write(out)
+    return results
+
+
+def forked(task: Callable[[], None]) -> int:
+    """The id of a process that runs ``task`` and ends; 0 is its exit status if the task raised nothing."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            task()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_random_it_ends_with_the_same_summary(
+    whole: Results, evaluation: Evaluation, pipeline: Pipeline, tmp_path: Path
+):
+    draw = random.Random(0)
+    kills, seconds = 0, 0.3
+    for _ in range(40):
+        child = forked(lambda: evaluation(pipeline, pipeline.sampler, tmp_path).write(tmp_path))
+        stop = time.monotonic() + draw.uniform(0.1, seconds)
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < stop:
+            time.sleep(0.01)
+        if ended != (0, 0):
+            assert ended[1] == 0
+            break
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills, seconds = kills + 1, seconds * 1.4
+    assert kills >= 2
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(whole.summary()))
+
+
+@pytest.mark.slow
+def test_one_rank_and_two_ranks_have_one_summary(
+    whole: Results, evaluation: Evaluation, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "shared"
+
+    def run(rank: int) -> None:
+        os.environ["RANK"] = str(rank)
+        made: list[int] = []
+        generate = ClipStore._generate
+        ClipStore._generate = lambda self, clips: made.extend([len(clips)]) or generate(self, clips)
+        with ranks_of_environment() as ranks:
+            assert (ranks.rank, ranks.world) == (rank, 2)
+            results = evaluation(pipeline, pipeline.sampler, out, ranks)
+        write_json(tmp_path / f"{rank}.json", {"summary": results.summary(), "made": made})
+
+    children = [forked(lambda rank=rank: run(rank)) for rank in (0, 1)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    wanted = json.loads(json.dumps(whole.summary()))
+    assert found[0]["summary"] == wanted
+    assert found[1]["summary"] == wanted
+    assert all(rank["made"] for rank in found), "both made songs"
+
+
+def test_a_song_that_fails_is_told_once_and_not_tried_again(
+    evaluation: Evaluation, pipeline: Pipeline, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Two:
+        def load(self, lengths: object) -> list[Prompt]:
+            return prompts[:2]
+
+    generate = Pipeline.generate
+    asked: list[int] = []
+
+    def refuses_first(self: Pipeline, songs: list[Song], *args: object, **options: object):
+        asked.append(len(songs))
+        if any(song.seed == prompts[0].song.seed for song in songs):
+            raise ValueError("the sampler left the finite numbers")
+        return generate(self, songs, *args, **options)
+
+    monkeypatch.setattr(Pipeline, "generate", refuses_first)
+    short = replace(evaluation, prompts=Two(), ceiling=False, sweep={})
+    first = short(pipeline, pipeline.sampler, tmp_path).summary()
+    assert first["songs"]["excluded"][0]["reason"] == "the sampler left the finite numbers"
+    assert (first["songs"]["requested"], first["songs"]["scored"]) == (2, 1)
+    asked.clear()
+    assert short(pipeline, pipeline.sampler, tmp_path).summary() == first
+    assert asked == []
+
+
+def test_lengths_and_checkpoints_are_swept_with_the_same_noise(
+    evaluation: Evaluation, pipeline: Pipeline, tmp_path: Path
+):
+    by_length = replace(evaluation, sweep={"song": {"seconds": [0.8, 1.6]}}, ceiling=False)
+    results = by_length(pipeline, pipeline.sampler, tmp_path)
+    assert {round(row.prompt.song.seconds, 6) for row in results.rows} == {0.8, 1.6}
+    seeds = {cell: [row.prompt.song.seed for row in results.rows if row.cell == cell] for cell in results.cells}
+    assert len(set(map(tuple, seeds.values()))) == 1
+    both = joined({"one": results, "two": results})
+    assert both.cells[0] == "weights=one, song.seconds=0.8"
+    assert both.setting.cells[both.cells[-1]] == {"weights": "two", "song.seconds": 1.6}
+    assert len(both.rows) == 2 * len(results.rows)
+    change = both.summary()["differences"]
+    assert next(one["mean"] for one in change if one["cell"] == "weights=two, song.seconds=0.8") == 0.0
+
+
+def test_results_come_back_from_their_folder(whole: Results, out: Path, tmp_path: Path):
+    again = read_results(out)
+    assert [row.path for row in again.rows] == [row.path for row in whole.rows]
+    for column in whole.columns:
+        for cell in whole.cells:
+            assert again.values(column, cell) == pytest.approx(whole.values(column, cell))
+            assert again.values(column, cell, shuffled=True) == pytest.approx(whole.values(column, cell, shuffled=True))
+    assert json.dumps(again.summary()["cells"]) == json.dumps(whole.summary()["cells"])
+    assert again.setting == whole.setting
+    with pytest.raises(ValueError, match=r"compare=.*no finished evaluation"):
+        read_results(tmp_path / "none")
+
+
+def test_a_latent_store_and_kept_statistics_are_references_too(
+    evaluation: Evaluation, pipeline: Pipeline, world: Path, whole: Results, out: Path, tmp_path: Path
+):
+    store = tmp_path / "store"
+    Preprocess()(world, store, lambda: pipeline.autoencoder)
+    paths = reference_recordings(str(store), pipeline, tmp_path / "decoded", Ranks())
+    assert len(paths) == 5
+    recording = read_audio(world / "000000.flac")
+    coded = pipeline.decode(pipeline.encode(recording).mean)[0].clamp(-1, 1)
+    found = min(float((read_audio(path).samples - coded).abs().mean()) for path in paths if _as_long(path, coded))
+    assert found < 1e-2
+    assert reference_recordings(str(world), pipeline, tmp_path, Ranks()) == [p.recording for p in _prompts(whole)]
+    with pytest.raises(ValueError, match=r"eval.reference=.*fewer than 2 recordings"):
+        reference_recordings(str(tmp_path / "decoded" / "none"), pipeline, tmp_path, Ranks())
+    scorer = replace(evaluation.metrics["fad"], statistics=str(out / "statistics" / "fad.npz")).load()
+    heard = [HearingStore(out / "heard").hear(scorer.ear, row.path) for row in whole.rows if row.cell == whole.cells[0]]
+    assert scorer.distance(heard, [])["fad"] == pytest.approx(whole.sets[whole.cells[0]]["fad"]["fad"], rel=1e-9)
+
+
+def _as_long(path: Path, samples: torch.Tensor) -> bool:
+    return read_audio(path).samples.shape == samples.shape
+
+
+def _prompts(results: Results) -> list[Prompt]:
+    return [row.prompt for row in results.rows if row.cell == results.cells[0]]

@@ -1,0 +1,144 @@
+"""What fits: counts that match what is stored, 8 bits that change little, and parts that leave when they are done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import NETWORK
+
+from acestep.assembly import build_network
+from acestep.bench import PUBLISHED_PARAMETERS, memory_table, predicted_table
+from acestep.memory import (
+    AUTO_ORDER,
+    GIB,
+    Memory,
+    Placement,
+    choose,
+    pick,
+    predict,
+    predicted_bytes,
+    quantise,
+    stages_of,
+    stored_bytes,
+)
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.pipeline import Pipeline
+from acestep.types import Song
+from acestep.weights.open import open_checkpoint
+
+HALF = torch.bfloat16
+OTHERS = {part: 2 * count for part, count in PUBLISHED_PARAMETERS.items()}
+
+
+@pytest.fixture(scope="module")
+def xl() -> dict[Memory, object]:
+    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in Memory if mode is not Memory.auto}
+
+
+@pytest.mark.slow
+def test_the_xl_dit_in_8_bits_takes_at_most_4_6_gb() -> None:
+    with torch.device("meta"):
+        network = AceStep(AceStepConfig()).to(HALF)
+    quantise(network, "int8")
+    measured = stored_bytes(network.decoder)
+    assert measured <= 4.6e9
+    with torch.device("meta"):
+        plain = AceStep(AceStepConfig()).decoder
+    assert predicted_bytes(plain, HALF, "int8") == measured
+    assert predicted_bytes(plain, HALF) == 2 * 4_168_897_088
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_8_bits_change_the_velocity_little(kind: str) -> None:
+    pipeline = Pipeline.from_pretrained("micro")
+    song = pipeline.resolve(Song(caption="a song with flute, bright major", seconds=pipeline.lengths.min_seconds))
+    frames = pipeline._frames(song.seconds)
+    inputs = pipeline.conditioner.encode([song], [frames])
+    x_t = torch.randn(1, frames, 64, generator=torch.Generator().manual_seed(0))
+
+    def velocities(network: AceStep) -> torch.Tensor:
+        with torch.no_grad():
+            conditions = network.condition(inputs, pipeline.conditioner.silence)
+            return torch.cat([network.velocity(x_t, torch.tensor([t]), conditions) for t in (0.1, 0.5, 0.9)])
+
+    full = velocities(pipeline.network)
+    quantise(pipeline.network, kind)
+    cosine = torch.cosine_similarity(full.flatten(1), velocities(pipeline.network).flatten(1))
+    assert cosine.min() >= (0.999 if kind == "int8" else 0.99)
+    plain = build_network(open_checkpoint("micro"), "cpu", torch.float32).decoder
+    expected = predicted_bytes(plain, torch.float32, kind)
+    assert stored_bytes(pipeline.network.decoder) == pytest.approx(expected, rel=0 if kind == "int8" else 0.02)
+
+
+def test_songs_in_every_mode(tiny: Path) -> None:
+    (full,) = Pipeline.from_pretrained(tiny).generate([Song()])
+    (offloaded,) = Pipeline.from_pretrained(tiny, memory="offload").generate([Song()])
+    assert torch.equal(full.samples, offloaded.samples)
+    pipeline = Pipeline.from_pretrained(tiny, memory="int8_offload")
+    (small,) = pipeline.generate([Song()])
+    with pytest.raises(ValueError, match="8-bit weights take no adapters"):
+        pipeline.bank.load("any")
+    assert small.samples.isfinite().all()
+    assert not torch.equal(full.samples, small.samples)
+    with pytest.raises(ValueError, match="memory=little: use auto or full"):
+        Pipeline.from_pretrained(tiny, memory="little")
+
+
+def test_parts_are_on_the_device_while_they_work_and_not_after() -> None:
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with Placement(torch.device("meta"), offload=False)(first):
+        assert first.weight.device.type == "cpu"
+
+    class Watched(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places: list[str] = []
+
+        def to(self, device: object) -> Watched:
+            self.places.append(str(device))
+            return self
+
+    watched = Watched()
+    with Placement(torch.device("meta"), offload=True)(watched, "no module", second):
+        assert watched.places == ["meta"]
+        assert second.weight.device.type == "meta"
+        second = second.to_empty(device="cpu")
+    assert watched.places == ["meta", "cpu"]
+
+
+def test_auto_takes_the_first_that_fits_and_says_why(xl: dict[Memory, object]) -> None:
+    found = {gigabytes: choose(xl, gigabytes * GIB, "cuda").mode for gigabytes in (6, 8, 12, 16, 20, 24, 80)}
+    order = [AUTO_ORDER.index(mode) for mode in found.values()]
+    assert order == sorted(order, reverse=True)
+    assert found[20] in (Memory.full, Memory.int8)
+    assert found[80] is Memory.full
+    assert xl[Memory.int8_offload].peak(offload=True) < 12e9
+    assert not found[20].offloads
+    assert "GiB" in choose(xl, 12 * GIB, "cuda").reason
+    assert choose(xl, GIB, "cuda").mode is Memory.int8_offload
+
+
+def test_what_is_offloaded_and_quantised_counts_less(xl: dict[Memory, object]) -> None:
+    peaks = {mode: stages.peak(mode.offloads) for mode, stages in xl.items()}
+    assert peaks[Memory.full] > peaks[Memory.offload] > peaks[Memory.int8_offload]
+    assert peaks[Memory.full] > peaks[Memory.int8] > peaks[Memory.int8_offload]
+    assert sum(xl[Memory.full].weights.values()) == sum(OTHERS.values()) + 2 * 4_987_308_678
+
+
+def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
+    stages = stages_of(open_checkpoint(tiny), 1.0, torch.float32)
+    with torch.device("meta"):
+        decoder = AceStep(AceStepConfig.from_dict(NETWORK)).decoder
+    assert stages[Memory.full].weights["sampling"] == stored_bytes(decoder)
+    chosen = pick(tiny, torch.device("cpu"), torch.float32, None, 1)
+    assert chosen.mode is Memory.full
+    assert "nowhere to wait" in chosen.reason
+
+
+@pytest.mark.slow
+def test_the_bench_prints_a_line_a_mode(tiny: Path) -> None:
+    lines = list(memory_table(str(tiny), 1.0, "cpu", steps=1))
+    assert [line.split()[0] for line in lines[2:]] == ["full", "offload", "int8", "int8_offload", "fp8"]
+    assert len(list(predicted_table(AceStepConfig(), "xl_sft", 60.0))) == len(lines)

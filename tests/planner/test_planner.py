@@ -1,0 +1,186 @@
+"""Planning with a real, tiny Qwen3 of random weights: every answer is a plan, whatever it is batched with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_language import language_model
+from transformers import GenerationConfig
+
+from acestep.planner import prompts
+from acestep.planner.answers import read_answer
+from acestep.planner.decoding import Decoding
+from acestep.planner.document import KEYS, Documents, Rules
+from acestep.planner.model import LanguageModel
+from acestep.planner.plan import Plan, Planner, PlannerConfig, count_codes, metadata
+from acestep.types import Song
+from acestep.weights.checkpoint import Lengths
+
+SHORT = Rules(seconds=(1, 3), caption_tokens=6, lyric_tokens=8)
+FULL = Song(
+    caption="bells", lyrics="[verse]\nla", seconds=2.0, bpm=90, key="C major", time_signature="4", language="en"
+)
+
+
+def planner(model: LanguageModel, batch_size: int = 8, rules: Rules = SHORT, **decoding: float) -> Planner:
+    return Planner(model, PlannerConfig(path="", batch_size=batch_size, rules=rules, decoding=Decoding(**decoding)))
+
+
+def songs(count: int) -> list[Song]:
+    """Requests of unequal length that leave more and more open."""
+    return [
+        Song(seed=0),
+        Song(caption="a waltz for strings", time_signature="3", seed=1),
+        replace(FULL, key=None, seed=2),
+        Song(lyrics="[verse]\nla la la la la\n[chorus]\noh", language="fr", seconds=1.0, seed=3),
+        *(Song(caption="x" * index, seed=index) for index in range(4, count)),
+    ][:count]
+
+
+def assert_whole(plan: Plan, rules: Rules, codes: int) -> None:
+    song = plan.song
+    assert rules.bpm[0] <= song.bpm <= rules.bpm[1]
+    assert rules.seconds[0] <= song.seconds <= rules.seconds[1]
+    assert song.key in KEYS
+    assert song.time_signature in rules.time_signatures
+    assert song.caption
+    assert len(plan.codes) == count_codes(song.seconds)
+    assert all(0 <= code < codes for code in plan.codes)
+
+
+@pytest.mark.slow
+def test_2000_plans_at_temperature_2_all_parse_and_satisfy_every_range(language: LanguageModel) -> None:
+    rules = Rules(seconds=(1, 2), caption_tokens=3)
+    wild = planner(language, batch_size=500, rules=rules, temperature=2.0, top_p=1.0, guidance=1.0)
+    plans = wild.plan([Song(seed=seed) for seed in range(2000)])
+    for plan in plans:
+        assert_whole(plan, rules, codes=1000)
+        assert read_answer(plan.block).metadata.keys() == set(prompts.PLANNED)
+    assert len({plan.song.bpm for plan in plans}) > 200
+
+
+@pytest.mark.parametrize("decoding", [{}, {"temperature": 0.0}, {"top_k": 5, "repetition_penalty": 1.3}])
+def test_a_batch_plans_as_one_by_one(language: LanguageModel, decoding: dict) -> None:
+    asked = songs(5)
+    assert planner(language, batch_size=5, **decoding).plan(asked) == planner(language, 1, **decoding).plan(asked)
+
+
+def test_plans_depend_on_the_seed_and_on_nothing_else(language: LanguageModel) -> None:
+    torch.manual_seed(torch.seed())
+    first, again, other = (planner(language).plan([Song(seed=seed)])[0] for seed in (1, 1, 2))
+    assert first == again
+    assert first.codes != other.codes
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_with_kept_keys_and_values_is_as_without(language: LanguageModel, guided: bool) -> None:
+    documents, words = Documents(language.vocabulary, SHORT), language.vocabulary
+    asked = [
+        words.encode(prompts.generate(caption, "la", prompts.EMPTY_PLAN).text) for caption in ("a", "a longer one")
+    ]
+    unasked = [words.encode(prompts.unconditional().text)] * 2 if guided else None
+
+    def written(use_cache: bool) -> list[list[int]]:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        machines = [documents.codes(12), documents.codes(5)]
+        return language.write(asked, machines, generators, Decoding(), unasked, use_cache=use_cache)
+
+    kept = written(use_cache=True)
+    assert kept == written(use_cache=False)
+    assert [len(answer) for answer in kept] == [13, 6]
+
+
+def test_guidance_moves_the_logits_of_allowed_codes_away_from_the_unasked(language: LanguageModel) -> None:
+    words = language.vocabulary
+    asked, unasked = words.encode(prompts.generate("a", "b", prompts.EMPTY_PLAN).text), words.encode("nothing")
+    logits = [language.network(torch.tensor([row])).logits[0, -1] for row in (asked, unasked)]
+    first = slice(words.first_code, words.first_code + words.codes)
+    wanted = (logits[1] + 3.0 * (logits[0] - logits[1]))[first].argmax()
+    machine = Documents(words, SHORT).codes(1)
+    decoding = Decoding(temperature=0.0, guidance=3.0)
+    (answer,) = language.write([asked], [machine], [torch.Generator()], decoding, [unasked])
+    assert answer == [words.first_code + int(wanted), words.end]
+    assert wanted != logits[0][first].argmax()
+
+
+def test_what_a_request_says_stays_and_the_rest_is_filled(language: LanguageModel) -> None:
+    for request, plan in zip(songs(4), planner(language).plan(songs(4)), strict=True):
+        assert_whole(plan, SHORT, codes=1000)
+        assert plan.request == request
+        given = {name: value for name, value in metadata(request).items() if value is not None}
+        assert given.items() <= metadata(plan.song).items()
+        assert plan.song.lyrics == request.lyrics
+
+
+def test_a_whole_request_is_not_planned_again(language: LanguageModel) -> None:
+    (plan,) = planner(language).plan([FULL])
+    assert plan.song == FULL
+    assert len(plan.codes) == 10
+    assert plan.block == prompts.write_plan(metadata(FULL))
+
+
+def test_a_caption_is_worded_anew_only_if_asked(language: LanguageModel) -> None:
+    config = PlannerConfig(path="", rules=SHORT, rewrite_caption=True, codes=False)
+    (plan,) = Planner(language, config).plan([FULL])
+    assert plan.request.caption == "bells"
+    assert plan.song.caption != "bells"
+    assert not plan.codes
+
+
+def test_codes_are_described(language: LanguageModel) -> None:
+    described = planner(language, temperature=2.0, top_p=1.0).describe([[1, 2, 3] * 5, [], [7]], seeds=[0, 1, 2])
+    assert described[0].song.seconds == 3.0
+    for found in described:
+        assert found.song.key in KEYS
+        assert found.song.caption
+        assert found.genres
+
+
+def test_a_saved_model_plans_the_same(language: LanguageModel, tmp_path: Path) -> None:
+    folder = language.save(tmp_path / "lm")
+    loaded = PlannerConfig(path=str(folder), rules=SHORT).load(lengths=Lengths(min_seconds=1.5, default_seconds=2.0))
+    assert loaded.config.rules.seconds == (2, 3)
+    assert isinstance(loaded.model.network.generation_config, GenerationConfig)
+    whole = Song(caption="x", seconds=2.0, bpm=60, key="C major", time_signature="3")
+    assert loaded.plan([whole]) == planner(language).plan([whole])
+
+
+def test_a_request_longer_than_the_window_is_refused() -> None:
+    small = language_model(max_position_embeddings=200)
+    with pytest.raises(ValueError, match="the language model reads 200; shorten the lyrics"):
+        planner(small).plan([Song(lyrics="la " * 300)])
+    with pytest.raises(ValueError, match=r"song\.seconds: the language model's window is full"):
+        planner(small).plan([replace(FULL, seconds=300.0)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1}, r"planner\.decoding\.temperature=-1: need >= 0"),
+        ({"top_p": 0.0}, r"planner\.decoding\.top_p=0: need 0 < top_p <= 1"),
+        ({"top_k": -1}, r"planner\.decoding\.top_k=-1: need >= 0"),
+        ({"guidance": 0.5}, r"planner\.decoding\.guidance=0\.5: need >= 1"),
+        ({"repetition_penalty": 0.0}, r"planner\.decoding\.repetition_penalty=0: need > 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Decoding(**settings)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0])
+    generator = torch.Generator().manual_seed(0)
+
+    def shares(**settings: float) -> list[float]:
+        drawn = torch.tensor([Decoding(**settings).pick(logits, generator) for _ in range(4000)])
+        return (drawn.bincount(minlength=4) / 4000).tolist()
+
+    assert shares(temperature=1.0, top_p=1.0) == pytest.approx(logits.softmax(0).tolist(), abs=0.03)
+    assert shares(temperature=2.0, top_p=1.0) == pytest.approx((logits / 2).softmax(0).tolist(), abs=0.03)
+    assert shares(temperature=1.0, top_p=1.0, top_k=2)[0::3] == [0, 0]
+    assert shares(temperature=1.0, top_p=0.7)[0::3] == [0, 0]
+    assert shares(temperature=1.0, top_p=0.1) == [0, 1, 0, 0]

@@ -1,0 +1,143 @@
+"""A tiny run built from objects, as ``train.py`` builds it from a config: in this process, or in some of its own."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from acestep.adapters import LoRA
+from acestep.config.folder import newest_checkpoint
+from acestep.flow import ConditionDropout, FlowMatching
+from acestep.pipeline import Pipeline
+from acestep.training.callbacks import Watch
+from acestep.training.data import DataConfig, LatentData
+from acestep.training.dit import DiTModule
+from acestep.training.ema import EMA
+from acestep.training.fit import Start, fit, load_pipeline, select_trained
+from acestep.training.loggers import TableLogger
+from acestep.training.module import Optimization
+from acestep.training.optim import AdamW
+from acestep.training.schedules import WarmupCosine
+from acestep.training.sharding import gather
+from acestep.training.trainer import TrainerConfig
+
+ALL = r"^decoder\.|^encoder\.|^null_condition_emb$"
+FINAL = "final.pt"
+
+
+def train(
+    folder: Path,
+    places: tuple[Path, Path],
+    *,
+    steps: int = 6,
+    adapter: LoRA | None = None,
+    trainable: str = ALL,
+    callbacks: Sequence[Callback] = (),
+    ema: bool = False,
+    trainer: dict[str, Any] | None = None,
+    **data: int,
+) -> DiTModule:
+    """Train in ``folder``, from its newest checkpoint where it has one; returns the module afterwards.
+
+    ``places`` are the checkpoint and the store to train with.
+    """
+    tiny, store = places
+    torch.manual_seed(torch.seed())  # nothing may hang on the ambient seed
+    pipeline = load_pipeline(str(tiny), Pipeline.from_pretrained(tiny).network.config, Start.pretrained, seed=1)
+    select_trained(pipeline.network, trainable, adapter, seed=1)
+    settings = TrainerConfig(**{"accelerator": "cpu", "max_steps": steps, "validate_every": 3} | (trainer or {}))
+    settings.prepare(pipeline.network.decoder.layers)
+    objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
+    optimization = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
+    module = DiTModule(pipeline, objective, optimization, seed=1, validation_times=2)
+    config = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
+    periodic = ModelCheckpoint(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
+    made = settings(
+        [periodic, Watch(every=1), *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    module.finished = fit(made, module, LatentData(config, seed=1), newest_checkpoint(folder), last)
+    return module
+
+
+class DieAfter(Callback):
+    """Kills its own process, at once, somewhere after some more steps."""
+
+    def __init__(self, steps: int, seed: int) -> None:
+        self.steps, self.random = steps, random.Random(seed)
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        self.at = trainer.global_step + self.steps
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.at:
+            self.at = -1
+            signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-4, 0.1))
+
+
+class TermAt(Callback):
+    """Sends SIGTERM to its own process in the midst of the step after ``step``, on one rank alone."""
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step, self.rank = step, rank
+
+    def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def job(folder: Path, places: tuple[Path, Path], environment: dict[str, str], settings: dict[str, Any]) -> None:
+    """``train`` in a process of its own, which leaves the trained weights in the folder."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for loader processes; this one cannot ask the server
+    module = train(folder, places, **settings)
+    gather(module.network)
+    if environment.get("RANK", "0") == "0" and module.finished:
+        torch.save({name: value.detach() for name, value in module.trained().items()}, folder / FINAL)
+
+
+def start(processes: int, *arguments: Any, **settings: Any) -> list[Any]:
+    """``processes`` of one run, as torchrun would start them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes}
+        environment |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment |= {"TORCHELASTIC_RUN_ID": "test"}
+        named = {name: str(value) for name, value in environment.items()} if processes > 1 else {}
+        started.append(context.Process(target=job, args=(*arguments, named, settings)))
+        started[-1].start()
+    return started
+
+
+def run(processes: int, *arguments: Any, **settings: Any) -> list[int]:
+    """Start and wait; returns how the processes ended."""
+    started = start(processes, *arguments, **settings)
+    for process in started:
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in started]
+
+
+def curve(folder: Path, name: str = "train/loss") -> dict[int, float]:
+    """A metric by step."""
+    with (folder / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row["value"]) for row in csv.DictReader(file) if row["name"] == name}

@@ -1,0 +1,63 @@
+"""However a step's songs are cut into batches and processes, the step is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training import jobs
+
+from acestep.config.folder import newest_checkpoint
+
+pytestmark = pytest.mark.slow
+
+EIGHT = {"held_out": 3, "ema": True}  # 8 songs make whole steps of 4
+WATCHED = ("train/loss", "train/gradient_norm", "val/loss", "train/dropped/all")
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process with 4 songs a step."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert jobs.run(1, folder, (tiny, store), batch_size=4, **EIGHT) == [0]
+    return folder
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in WATCHED:
+        there, here = jobs.curve(one, name), jobs.curve(other, name)
+        assert there.keys() == here.keys()
+        assert here == pytest.approx(there, rel=1e-5, abs=1e-6), name
+    there, here = torch.load(one / jobs.FINAL), torch.load(other / jobs.FINAL)
+    for name, value in there.items():
+        torch.testing.assert_close(
+            here[name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_accumulated_songs_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path) -> None:
+    assert jobs.run(
+        1, tmp_path, tiny, store, batch_size=1, trainer={"accumulate": 4, "validate_every": 12}, **EIGHT
+    ) == [0]
+    assert_same_run(alone, tmp_path)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path, strategy: str) -> None:
+    trainer = {"strategy": strategy, "devices": "2"}
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **EIGHT) == [0, 0]
+    assert_same_run(alone, tmp_path)
+
+
+def test_a_signal_to_one_rank_stops_all_and_another_number_of_processes_goes_on(
+    alone: Path, tiny: Path, store: Path, tmp_path: Path
+) -> None:
+    two = {"strategy": "fsdp2", "devices": "2"}
+    told = [jobs.TermAt(3, rank=1)]
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=two, callbacks=told, **EIGHT) == [0, 0]
+    assert newest_checkpoint(tmp_path).name == "stopped.ckpt"
+    assert not (tmp_path / jobs.FINAL).exists()
+    one = {"strategy": "fsdp2", "devices": "1"}
+    assert jobs.run(1, tmp_path, (tiny, store), batch_size=4, trainer=one, **EIGHT) == [0]
+    assert_same_run(alone, tmp_path)
