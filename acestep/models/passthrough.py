@@ -16,7 +16,7 @@ SHARP = 2.0
 
 @torch.no_grad()
 def init_passthrough(network: AceStep, generator: torch.Generator) -> None:
-    """Start from scratch with a velocity that is ``x_t`` itself.
+    """Start from scratch with ``x_t`` passed through to the velocity, beside what the untrained layers say.
 
     A patch of ``x_t`` fills as many channels of the residual stream as it has numbers, and the last layer reads them
     back; source latents and conditions meet in the channels that are left, to which the layers mostly listen. Not

@@ -38,7 +38,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_accumulated_songs_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path) -> None:
     assert jobs.run(
-        1, tmp_path, tiny, store, batch_size=1, trainer={"accumulate": 4, "validate_every": 12}, **EIGHT
+        1, tmp_path, (tiny, store), batch_size=1, trainer={"accumulate": 4, "validate_every": 12}, **EIGHT
     ) == [0]
     assert_same_run(alone, tmp_path)
 
