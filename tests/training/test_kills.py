@@ -20,7 +20,7 @@ from acestep.config.folder import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("ACESTEP_KILLS", "3"))
+KILLS = int(os.environ.get("ACESTEP_KILLS", "2"))
 KINDS = {"sft": {}, "lora": {"adapter": LoRA(rank=2, alpha=4, dropout=0.2)}}
 
 
