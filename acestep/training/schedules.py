@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
@@ -17,8 +18,8 @@ def _check_floor(floor: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupCosine:
-    """Linear from 0 to the peak over ``warmup`` steps, then half a cosine down to ``floor`` times the peak."""
+class _WarmupFall(ABC):
+    """Linear from 0 to the peak over ``warmup`` steps, then a fall to ``floor`` times the peak at the last step."""
 
     warmup: int = 100
     floor: float = 0.0
@@ -31,8 +32,27 @@ class WarmupCosine:
         """Share of the peak learning rate at ``step`` of ``steps``."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        passed = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        return self._fallen(min(1.0, (step - self.warmup) / max(1, steps - self.warmup)))
+
+    @abstractmethod
+    def _fallen(self, passed: float) -> float:
+        """Share of the peak when a share ``passed`` of the fall is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine(_WarmupFall):
+    """Linear from 0 to the peak over ``warmup`` steps, then half a cosine down to ``floor`` times the peak."""
+
+    def _fallen(self, passed: float) -> float:
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * passed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupLinear(_WarmupFall):
+    """Linear from 0 to the peak over ``warmup`` steps, then linear down to ``floor`` times the peak."""
+
+    def _fallen(self, passed: float) -> float:
+        return 1.0 - (1.0 - self.floor) * passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +67,6 @@ class WarmupConstant:
     def __call__(self, step: int, steps: int) -> float:
         """Share of the peak learning rate at ``step``."""
         return min(1.0, (step + 1) / max(1, self.warmup))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmupLinear:
-    """Linear from 0 to the peak over ``warmup`` steps, then linear down to ``floor`` times the peak."""
-
-    warmup: int = 100
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_warmup(self.warmup)
-        _check_floor(self.floor)
-
-    def __call__(self, step: int, steps: int) -> float:
-        """Share of the peak learning rate at ``step`` of ``steps``."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        passed = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return 1.0 - (1.0 - self.floor) * passed
 
 
 @dataclass(frozen=True, kw_only=True)
