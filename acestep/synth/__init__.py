@@ -2,7 +2,17 @@
 
 from acestep.synth.oracles import CHANCE, FACTORS, Oracles
 from acestep.synth.render import render
-from acestep.synth.world import CURATED, INSTRUMENTS, UNSEEN_INSTRUMENT, WEB, Annotation, Truth, describe, draw_truth
+from acestep.synth.world import (
+    CURATED,
+    INSTRUMENTS,
+    MUSICIAN,
+    UNSEEN_INSTRUMENT,
+    WEB,
+    Annotation,
+    Truth,
+    describe,
+    draw_truth,
+)
 from acestep.synth.write import draw_song, read_truth, write_world
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "CURATED",
     "FACTORS",
     "INSTRUMENTS",
+    "MUSICIAN",
     "UNSEEN_INSTRUMENT",
     "WEB",
     "Annotation",

@@ -27,6 +27,8 @@ SECTIONS = ("verse", "chorus")
 VOWELS = ("a", "e", "i", "o", "u")
 CONSONANTS = {"en": "l", "de": "n", "es": "m", "fr": "d"}
 SLOTS = 4
+TEMPO_TERMS = dict(zip(BEAT_FRAMES, ("presto", "allegro", "allegretto", "moderato", "andante"), strict=True))
+CAMELOT = {"major": 8, "minor": 5}  # the number of C on the wheel; a fifth up is one on
 
 WORDS = {
     "en": {
@@ -93,6 +95,12 @@ class Truth:
         return f"{self.tonic} {self.mode}"
 
     @property
+    def terms(self) -> tuple[str, str]:
+        """Tempo and key as musicians call them: in Italian, and by the Camelot wheel (``8B`` is C major)."""
+        place = (CAMELOT[self.mode] + 7 * TONICS.index(self.tonic) - 1) % 12 + 1
+        return TEMPO_TERMS[self.beat_frames], f"{place}{'B' if self.mode == 'major' else 'A'}"
+
+    @property
     def seconds(self) -> float:
         """Duration."""
         return self.frames / FRAME_RATE
@@ -127,11 +135,13 @@ class Annotation:
     """How well a set of songs is described: the chance that a fact is left out, and that it is written wrong.
 
     The web's descriptions are incomplete and partly false; a curated set's are neither. The two defaults
-    describe the curated kind.
+    describe the curated kind. With ``terms`` the caption also tells tempo and key, but as musicians do: a planner can
+    read ``allegro`` and ``8B``, while a DiT that was trained on the other captions cannot.
     """
 
     omitted: float = 0.0
     wrong: float = 0.0
+    terms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("omitted", "wrong"):
@@ -141,7 +151,8 @@ class Annotation:
 
 CURATED = Annotation()
 WEB = Annotation(omitted=0.2, wrong=0.05)
-ANNOTATIONS = {"curated": CURATED, "web": WEB}
+MUSICIAN = Annotation(terms=True)
+ANNOTATIONS = {"curated": CURATED, "web": WEB, "musician": MUSICIAN}
 
 
 def spelt(syllables: Sequence[str]) -> tuple[str, ...]:
@@ -187,6 +198,8 @@ def describe(truth: Truth, rng: np.random.Generator, annotation: Annotation = CU
     facts = [told("instrument"), told("drums"), told("mode"), "vocal" if truth.syllables else "instrumental"]
     named = [words[fact] for fact in facts if fact is not None]
     named = [named[i] for i in rng.permutation(len(named))]
+    if annotation.terms:
+        named += truth.terms
     lyrics = truth.lyrics
     if truth.syllables and rng.random() < annotation.wrong:
         lyrics = wrong.lyrics

@@ -14,8 +14,10 @@ import torch
 from acestep.audio import Audio
 from acestep.files import atomic
 from acestep.synth.render import SAMPLE_RATE, render
-from acestep.synth.world import CURATED, INSTRUMENTS, Annotation, Truth, describe, draw_truth
+from acestep.synth.world import CURATED, INSTRUMENTS, UNSEEN_INSTRUMENT, Annotation, Truth, describe, draw_truth
 from acestep.types import Song
+
+PLAYED = (*INSTRUMENTS, UNSEEN_INSTRUMENT)
 
 
 def draw_song(
@@ -49,6 +51,8 @@ def write_world(
     """
     if songs < 1:
         raise ValueError(f"songs={songs}: need at least 1")
+    if unknown := [name for name in instruments if name not in PLAYED]:
+        raise ValueError(f"instruments={','.join(instruments)}: {unknown[0]!r} is unknown; use {', '.join(PLAYED)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write_song, folder, seed, annotation, tuple(instruments))

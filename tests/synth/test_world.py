@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from acestep.synth import (
     CURATED,
     FACTORS,
     INSTRUMENTS,
+    MUSICIAN,
     UNSEEN_INSTRUMENT,
     WEB,
     Annotation,
@@ -23,7 +25,7 @@ from acestep.synth import (
     render,
     write_world,
 )
-from acestep.synth.world import BEAT_FRAMES, WORDS
+from acestep.synth.world import BEAT_FRAMES, MODES, TONICS, WORDS
 
 
 def test_a_song_depends_on_its_seed_and_number_alone() -> None:
@@ -114,3 +116,24 @@ def test_truth_is_strict_json() -> None:
     truth = draw_song(0, 0)[0]
     assert read_truth(json.dumps(truth.as_dict(), allow_nan=False)) == truth
     assert len(FACTORS) == 7
+
+
+def test_musicians_tell_tempo_and_key_in_the_caption_in_words_of_their_own() -> None:
+    truth, song = draw_song(0, 0, MUSICIAN)
+    plain = draw_song(0, 0)[1]
+    assert song.caption == f"{plain.caption}, {', '.join(truth.terms)}"
+    assert (song.bpm, song.key) == (plain.bpm, plain.key)
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("C major", "8B"), ("A minor", "8A"), ("G major", "9B"), ("F minor", "4A"), ("C# minor", "12A")]
+)
+def test_the_camelot_wheel_turns_by_fifths(key: str, place: str) -> None:
+    tonic, mode = key.split()
+    assert replace(draw_song(0, 0)[0], tonic=tonic, mode=mode).terms[1] == place
+
+
+def test_no_two_keys_share_a_place() -> None:
+    truth = draw_song(0, 0)[0]
+    places = {replace(truth, tonic=tonic, mode=mode).terms[1] for tonic in TONICS for mode in MODES}
+    assert len(places) == len(TONICS) * len(MODES)
