@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.conditioning.lyrics import LETTERS_A_SECOND, WORDS_A_SECOND, seconds_to_sing
@@ -45,16 +45,10 @@ class Conditioner:
             raise ValueError(f"frames: {len(frames)} lengths for {len(songs)} songs; need one each")
         if layouts is None:
             layouts = [lay_out("text2music", None, self.silence, length) for length in frames]
-        prompts = [render(song, layout.instruction) for song, layout in zip(songs, layouts, strict=True)]
-        text, text_mask = self.text_encoder.states([prompt.text for prompt in prompts], self.encode_padding)
-        lyrics, lyrics_mask = self.text_encoder.embed([prompt.lyrics for prompt in prompts])
-        silence, longest = self.silence.to(text), max(frames)
-        rest = [longest - length for length in frames]
-        source = [
-            torch.cat([layout.source.to(text), tiled(silence, n)[0]]) for layout, n in zip(layouts, rest, strict=True)
-        ]
-        generate = [F.pad(layout.generate, (0, n), value=True) for layout, n in zip(layouts, rest, strict=True)]
-        none = tiled(silence, self.reference_frames)
+        text, text_mask, lyrics, lyrics_mask = self.read(songs, [layout.instruction for layout in layouts])
+        longest, channels = max(frames), self.silence.shape[-1]
+        padded = [self.padded(layout, longest) for layout in layouts]
+        none = self.no_reference().to(text)
         references = [none if layout.references is None else layout.references.to(text) for layout in layouts]
         counts = torch.tensor([len(group) for group in references], device=text.device)
         lengths = torch.tensor(list(frames), device=text.device)
@@ -65,11 +59,29 @@ class Conditioner:
             lyrics_mask=lyrics_mask,
             references=torch.cat(references),
             reference_index=torch.arange(len(songs), device=text.device).repeat_interleave(counts),
-            source=torch.stack(source),
-            chunk_mask=torch.stack(generate)[..., None].to(text).repeat(1, 1, silence.shape[-1]),
+            source=torch.stack([layout.source.to(text) for layout in padded]),
+            chunk_mask=torch.stack([layout.generate for layout in padded])[..., None].to(text).repeat(1, 1, channels),
             is_cover=torch.tensor([layout.is_cover for layout in layouts], device=text.device),
             frame_mask=torch.arange(longest, device=text.device) < lengths[:, None],
         )
+
+    def read(
+        self, songs: Sequence[Song], instructions: Sequence[str]
+    ) -> tuple[Float[Tensor, "b lt d"], Bool[Tensor, "b lt"], Float[Tensor, "b ll d"], Bool[Tensor, "b ll"]]:
+        """Features of the songs' prompts and of their lyrics, each with its mask."""
+        prompts = [render(song, instruction) for song, instruction in zip(songs, instructions, strict=True)]
+        states = self.text_encoder.states([prompt.text for prompt in prompts], self.encode_padding)
+        return *states, *self.text_encoder.embed([prompt.lyrics for prompt in prompts])
+
+    def padded(self, layout: Layout, frames: int) -> Layout:
+        """``layout`` at the length of the batch."""
+        rest = frames - len(layout.source)
+        source = torch.cat([layout.source, tiled(self.silence, rest)[0].to(layout.source)])
+        return replace(layout, source=source, generate=F.pad(layout.generate, (0, rest), value=True))
+
+    def no_reference(self) -> Float[Tensor, "1 tr c"]:
+        """The timbre reference of a song that has none."""
+        return tiled(self.silence, self.reference_frames)
 
     def check(self, song: Song) -> None:
         """Refuse lyrics of which the end would not be read."""

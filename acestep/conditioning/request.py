@@ -99,6 +99,8 @@ def _check_source(song: Request, task: Task) -> None:
         raise ValueError(
             f"song.source={shown(song.source)}: task {song.task} starts from none; leave it out or add song.task=cover"
         )
+    if song.codes and task.source:
+        raise ValueError(f"song.codes: task {song.task} has its source in their place; leave one of both out")
     for key in ("start", "end"):
         value = getattr(song, key)
         if value is not None and not task.span:

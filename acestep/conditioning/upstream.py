@@ -1,16 +1,34 @@
-"""Prompts that upstream's other doors write, from their own records: its direct helper and its trainer.
+"""What upstream's other doors make of a song: prompts of its direct helper, and all that its trainer conditions on.
 
-They share the blocks of ``prompt`` and differ in what is looked up and how numbers print. Here for parity and for
-reading prompts that those doors made; songs of ours go through ``prompt.render`` alone.
+They share the blocks of ``prompt`` and differ in what is looked up and how numbers print. Here for parity, for reading
+prompts that those doors made, and for ablations; songs of ours go through ``prompt.render`` and ``Conditioner`` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from acestep.conditioning.prompt import TEXT2MUSIC, UNKNOWN, Prompt, caption_prompt, lyric_prompt, metadata_block
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from acestep.conditioning.encode import Conditioner
+from acestep.conditioning.prompt import (
+    INSTRUMENTAL,
+    TEXT2MUSIC,
+    UNKNOWN,
+    Prompt,
+    caption_prompt,
+    lyric_prompt,
+    metadata_block,
+)
+from acestep.conditioning.tasks import Layout
 from acestep.data.captions import TagPosition
+from acestep.types import Song
+
+TRAINER_TEXT_TOKENS, TRAINER_LYRIC_TOKENS = 256, 512
 
 
 def prompt_from_metadata(
@@ -46,3 +64,50 @@ def training_prompt(
     return caption_prompt(
         TagPosition(tag_position).put(record.get("custom_tag") or "", caption), metadata_block(metadata)
     )
+
+
+@dataclass(frozen=True)
+class TrainerConditioner(Conditioner):
+    """What upstream's v1.5 trainer conditions on, for ablations: other text and other silence than its inference.
+
+    * Lyrics stand alone, without the header that names their language, and end after 512 tokens.
+    * Prompt and lyrics are padded to 256 and 512 tokens, which a DiT with ``padding=upstream`` reads.
+    * A single frame of zeros stands for "no timbre reference".
+    * Padded frames hold zeros, and count as given.
+
+    Source: upstream ``dataset_builder_modules/preprocess_lyrics.py``, ``preprocess_text.py`` and
+    ``preprocess_encoder.py``, and ``data_module.py`` (``collate_preprocessed_batch``).
+    """
+
+    @classmethod
+    def like(cls, conditioner: Conditioner) -> TrainerConditioner:
+        """One with the parts of ``conditioner``."""
+        return cls(**{field.name: getattr(conditioner, field.name) for field in fields(conditioner)})
+
+    def read(
+        self, songs: Sequence[Song], instructions: Sequence[str]
+    ) -> tuple[Float[Tensor, "b lt d"], Bool[Tensor, "b lt"], Float[Tensor, "b ll d"], Bool[Tensor, "b ll"]]:
+        """Features of prompts and bare lyrics. The trainer knows one task, so ``instructions`` are not read."""
+        texts = [training_prompt(_record(song)) for song in songs]
+        states = self.text_encoder.states(texts, encode_padding=True, least=TRAINER_TEXT_TOKENS)
+        lyrics = [song.lyrics if song.lyrics.strip() else INSTRUMENTAL for song in songs]
+        return *states, *self.text_encoder.embed(lyrics, TRAINER_LYRIC_TOKENS, TRAINER_LYRIC_TOKENS)
+
+    def padded(self, layout: Layout, frames: int) -> Layout:
+        """``layout`` at the length of the batch, zeros at its end."""
+        rest = frames - len(layout.source)
+        return replace(
+            layout,
+            source=F.pad(layout.source, (0, 0, 0, rest)),
+            generate=F.pad(layout.generate, (0, rest), value=False),
+        )
+
+    def no_reference(self) -> Float[Tensor, "1 tr c"]:
+        """One frame of zeros."""
+        return self.silence.new_zeros(1, 1, self.silence.shape[-1])
+
+
+def _record(song: Song) -> dict[str, Any]:
+    """``song`` under the names of upstream's data sets, whose durations are whole seconds."""
+    record = {"caption": song.caption, "bpm": song.bpm, "keyscale": song.key, "timesignature": song.time_signature}
+    return record | {"duration": int(song.seconds or 0)}

@@ -31,6 +31,16 @@ class Crop(Enum):
     head = "head"
 
 
+class Words(Enum):
+    """What a piece of a song says: the lines that are sung in it, where times are known, and its own duration.
+
+    ``whole`` gives it the lyrics and the duration of the whole song, as upstream's trainer does.
+    """
+
+    piece = "piece"
+    whole = "whole"
+
+
 @dataclass(frozen=True)
 class Example:
     """One song, or a crop of it, as stored: float16. ``song.seconds`` is the duration of what is here.
@@ -88,6 +98,9 @@ class LatentBatch:
         )
 
 
+TOLD = ("bpm", "key", "time_signature")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variation:
     """What may differ from one epoch to the next, beside the order of songs.
@@ -95,20 +108,26 @@ class Variation:
     Args:
         crop_frames: longest piece of a song; ``None`` takes songs whole.
         crop: where a piece begins.
-        cut_lyrics: leave the lines of a crop's lyrics that are sung in it, where their times are known.
+        words: what a piece says of itself.
+        frozen: one draw of each song's latents stands for their posterior in every epoch, as in upstream's cache.
         captions: changes of captions, one after another.
-        tasks: what songs are trained on; ``None`` is text-to-music alone.
+        untold: share of the songs that do not tell their tempo, and of those that do not tell key or time signature.
+        tasks: what songs are trained on.
     """
 
     crop_frames: int | None = None
     crop: Crop = Crop.random
-    cut_lyrics: bool = True
+    words: Words = Words.piece
+    frozen: bool = False
     captions: Sequence[CaptionChange] = ()
-    tasks: TaskMix | None = None
+    untold: float = 0.0
+    tasks: TaskMix = field(default_factory=TaskMix)
 
     def __post_init__(self) -> None:
         if self.crop_frames is not None and self.crop_frames < 1:
             raise ValueError(f"crop_frames={self.crop_frames}: need at least 1, or none for whole songs")
+        if not 0 <= self.untold <= 1:
+            raise ValueError(f"data.untold={self.untold:g}: need a share from 0 to 1")
 
 
 class LatentDataset(Dataset[Example]):
@@ -162,19 +181,33 @@ class LatentDataset(Dataset[Example]):
             frames = variation.crop_frames
             if variation.crop is Crop.random:
                 first = self._draw(epoch, row) % (whole - frames + 1)
-            song, match = self._cropped(song, row, first, frames)
+            song, match = self._worded(song, row, first, frames)
         if variation.captions:
             parts = CaptionParts(song.caption, *(self.store.cell(row, name) or "" for name in ("genre", "tag")))
             song = replace(song, caption=changed(parts, variation.captions, self._random(epoch, row, 1)))
-        task = variation.tasks(frames, self._random(epoch, row, 2)) if variation.tasks else TaskDraw()
+        if variation.untold:
+            untold = self._random(epoch, row, 3).random(len(TOLD)) < variation.untold
+            song = replace(song, **{name: None for name, is_untold in zip(TOLD, untold, strict=True) if is_untold})
+        task = variation.tasks(frames, self._random(epoch, row, 2)) if variation.tasks.mixes else TaskDraw()
         mean, scale = self.store.tensors(row, first, frames)
+        if variation.frozen:
+            mean, scale = self._frozen(row, first, frames), torch.zeros_like(scale)
         return Example(song, mean, scale, row, task, match)
 
-    def _cropped(self, song: Song, row: int, first: int, frames: int) -> tuple[Song, bool]:
+    def _frozen(self, row: int, first: int, frames: int) -> Tensor:
+        """A piece of a draw of the whole song's latents that is the same in every run."""
+        mean, scale = self.store.tensors(row, 0, first + frames)
+        noise = np.random.default_rng(int(sha256(self.store.sha256[row].encode()).hexdigest()[:16], 16))
+        drawn = noise.standard_normal((first + frames, mean.shape[1]), dtype=np.float32)
+        return Posterior(mean.float(), scale.float()).sample(torch.from_numpy(drawn))[first:].half()
+
+    def _worded(self, song: Song, row: int, first: int, frames: int) -> tuple[Song, bool]:
         """The words of a piece, and whether its lyrics are those of the piece."""
         rate = self.store.frames_per_second
         seconds = frames / rate
-        times = self.store.cell(row, "lyric_times") if song.lyrics and self.variation.cut_lyrics else None
+        if self.variation.words is Words.whole:
+            return song, not song.lyrics.strip()
+        times = self.store.cell(row, "lyric_times") if song.lyrics else None
         if not times:
             return replace(song, seconds=seconds), not song.lyrics.strip()
         return replace(
@@ -222,8 +255,10 @@ def collate(examples: Sequence[Example]) -> LatentBatch:
 def _padded(parts: Sequence[Tensor], shape: tuple[int, int, int]) -> Float[Tensor, "b t c"]:
     batch = _fresh(shape, parts[0].dtype)
     for row, part in zip(batch, parts, strict=True):
-        row[: len(part)] = part
-        row[len(part) :] = 0
+        if len(part) < len(row):
+            row[len(part) :] = 0
+            row = row[: len(part)]
+        row.copy_(part)
     return batch
 
 

@@ -19,18 +19,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from acestep.data.mirror import read_text
 from acestep.data.settings import Settings, differences, read_settings, write_settings
-from acestep.data.store import WORDS, Row, read_text, replace_shard, schema, shard_paths, table
+from acestep.data.store import WORDS, Row, replace_shard, schema, shard_paths, table
 from acestep.files import atomic
 
 PENDING = ".pending"
+SEEN = ".seen.json"
+
+
+class Seen(NamedTuple):
+    """The state of a file when its bytes had this hash: while it stays, the file need not be read again."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class Known(NamedTuple):
-    """What of a stored song decides whether it has to be looked at again."""
+    """What of a stored song decides whether it has to be encoded again."""
 
     sha256: str
     words: str
+    seen: Seen | None = None
 
 
 @contextmanager
@@ -85,12 +97,27 @@ class Journal:
         for path in reversed(shard_paths(store)):
             self._take_shard(path)
         self.waiting = sum(self._take_pending(path) for path in self._pending())
+        self._new: dict[str, Seen] = {}
+        for name, seen in _read_seen(store).items():
+            if name in self.known:
+                self.known[name] = self.known[name]._replace(seen=seen)
+
+    def saw(self, name: str, seen: Seen | None) -> None:
+        """Remember the state of a song's file."""
+        if seen is not None:
+            self._new[name] = seen
 
     def stored(self) -> None:
         """One more song is pending."""
         self.waiting += 1
         if self.waiting >= self.shard_songs:
             self.gather()
+
+    def close(self) -> None:
+        """Gather what is left. Losing the states of files would cost nothing but time, so they are written here."""
+        self.gather()
+        with atomic(self.store / SEEN) as aside:
+            aside.write_text(json.dumps(_read_seen(self.store) | self._new), encoding="utf-8")
 
     def gather(self) -> None:
         """Make a shard of all pending songs, and take older rows of the same songs out of the others."""
@@ -151,6 +178,13 @@ class Journal:
             return False
         self.known[row["source"]] = Known(row["sha256"], words_hash(row))
         return True
+
+
+def _read_seen(store: Path) -> dict[str, Seen]:
+    path = store / SEEN
+    if not path.is_file():
+        return {}
+    return {name: Seen(*state) for name, state in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def check_settings(store: Path, settings: Settings) -> None:

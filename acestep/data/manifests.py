@@ -7,12 +7,13 @@ import gzip
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from acestep.data.sources import SUFFIXES, describe, find_songs
@@ -22,6 +23,8 @@ AUDIO = ("audio", "audio_path", "path", "file", "filename", "file_name", "locati
 """Of a manifest, the names that the column with the audio's path goes by; relative paths start at the manifest."""
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
 HUB = "hf://"
+ROWS_AT_ONCE = 8
+"""Read from a Parquet file at a time: a row may hold a whole song."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def open_source(source: str | Path) -> Source:
     * A folder of audio files with sidecars (see ``data.sources``); with a ``metadata.jsonl``, ``.json`` or ``.csv``, or
       a Key-BPM-Finder ``.csv``, in it, their rows go before the sidecars.
     * A manifest: JSONL (also ``.gz``), JSON (a list, or upstream's ``{"metadata": ..., "samples": [...]}``), CSV, TSV
-      or Parquet, with the audio's path and any fields of ``data.words``.
+      or Parquet, with the audio's path (in Parquet also its bytes) and any fields of ``data.words``; what a row leaves
+      out may stand beside the audio, as in a folder. A folder of nothing but Parquet is read as one.
     * ``.tar`` shards, a file or a folder of them: files of one song share a name, as WebDataset lays them out.
     * A data set that ``datasets.save_to_disk`` or ``datasets.load_dataset`` knows: its folder, or ``hf://OWNER/NAME``,
       streamed; a split may follow after ``#``.
@@ -72,63 +76,108 @@ def open_source(source: str | Path) -> Source:
 
 
 def _folder(folder: Path) -> Source:
-    paths = find_songs(folder)
+    try:
+        paths = find_songs(folder)
+    except ValueError:
+        if folder.is_dir() and (tables := sorted(folder.rglob("*.parquet"))):
+            return _parquets(tables)
+        raise
     known = _rows_beside(folder)
-    items = [
-        Item(name := _name(path, folder), path, partial(describe, path, known.get(name) or known.get(path.name)))
-        for path in paths
-    ]
-    return Source(iter(items), len(items))
+    items = (_file_item(path, _name(path, folder), known) for path in paths)
+    return Source(items, len(paths))
 
 
-def _rows_beside(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows of the tables in ``folder`` itself, by the file that they name."""
+def _file_item(path: Path, name: str, known: Mapping[str, tuple[dict[str, Any], str]]) -> Item:
+    row, where = known.get(name) or known.get(path.name) or (None, "")
+    return Item(name, path, partial(describe, path, row, where))
+
+
+def _rows_beside(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Rows of the tables in ``folder`` itself, by the file that they name, and where they stand."""
     tables = [path for name in ("metadata.jsonl", "metadata.json") if (path := folder / name).is_file()]
     found = {}
     for table in [*tables, *sorted(folder.glob("*.csv"))]:
-        for row in _rows(table):
+        for number, row in enumerate(_rows(table)):
             audio = _audio_of(row)
-            if audio is not None:
-                found[Path(audio).as_posix()] = row
+            if isinstance(audio, str):
+                found[Path(audio).as_posix()] = row, _place(table, number)
     return found
 
 
 def _manifest(path: Path) -> Source:
     if not path.name.lower().endswith(MANIFESTS):
         raise ValueError(f"source={path}: not a manifest that is known here; use {', '.join(MANIFESTS)}, or a folder")
+    if path.suffix.lower() == ".parquet":
+        return _parquets([path])
     rows = _rows(path)
     if not rows:
         raise ValueError(f"source={path}: no song in it")
     return Source((_row_item(row, number, path) for number, row in enumerate(rows)), len(rows))
 
 
-def _row_item(row: dict[str, Any], number: int, manifest: Path) -> Item:
-    audio = _audio_of(row)
-    where = f"{manifest.name}, song {number + 1}"
+def _parquets(paths: Sequence[Path]) -> Source:
+    """Tables of paths, or of audio itself, as the Hub keeps data sets."""
+    try:
+        total = sum(pq.read_metadata(path).num_rows for path in paths)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"source={paths[0].parent}: not whole Parquet files ({error})") from error
+    if not total:
+        raise ValueError(f"source={paths[0]}: no song in it")
+    return Source((item for path in paths for item in _parquet_items(path)), total)
+
+
+def _parquet_items(path: Path) -> Iterator[Item]:
+    with pq.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield _row_item(row, number, path)
+                number += 1
+
+
+def _place(table: Path, number: int) -> str:
+    return f"{table.name}, song {number + 1}"
+
+
+def _row_item(row: dict[str, Any], number: int, table: Path, group: str = "") -> Item:
+    """The song of a row, whose audio is a path from where ``table`` lies, or bytes.
+
+    Bytes have no name, but for the row's ``number`` in ``group``.
+    """
+    where, audio = _place(table, number), _audio_of(row)
     if audio is None:
         return Item(where, b"", partial(_refused, f"{where}: names no audio file; need one of {', '.join(AUDIO)}"))
-    path = manifest.parent / audio
-    return Item(Path(audio).as_posix(), path, partial(described, row, where, path.stem))
+    if isinstance(audio, str):
+        path = table.parent / audio
+        return Item(Path(audio).as_posix(), path, partial(describe, path, row, where))
+    stem = Path(audio.get("path") or str(row.get("id") or "song")).stem
+    content = audio.get("bytes") or (Path(audio["path"]) if audio.get("path") else b"")
+    facts = {key: value for key, value in row.items() if value is not audio}
+    return Item(f"{group or table.stem}/{number:08d}-{stem}", content, partial(described, facts, where, stem))
 
 
 def _refused(reason: str) -> Description:
     raise ValueError(reason)
 
 
-def _audio_of(row: Mapping[str, Any]) -> str | None:
+def _audio_of(row: Mapping[str, Any]) -> str | dict[str, Any] | None:
+    """The path of a row's audio, or, in Hugging Face's form, its ``bytes`` and ``path``."""
+    embedded = next(
+        (value for value in row.values() if isinstance(value, dict) and {"bytes", "path"} <= set(value)), None
+    )
+    if embedded is not None:
+        return embedded
     lower = {key.lower(): value for key, value in row.items() if key}
     return next((value for name in AUDIO if isinstance(value := lower.get(name), str) and value.strip()), None)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table of any known kind."""
+    """The rows of a table of any known kind but Parquet."""
     name = path.name.lower()
     try:
-        if name.endswith(".parquet"):
-            rows: Any = pq.read_table(path).to_pylist()
-        elif name.endswith((".csv", ".tsv")):
+        if name.endswith((".csv", ".tsv")):
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","))
+                rows: Any = list(csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","))
         elif name.endswith(".json"):
             rows = _samples(json.loads(path.read_text(encoding="utf-8-sig")))
         else:
@@ -213,7 +262,7 @@ def _saved(folder: Path) -> Source:
     found = datasets.load_from_disk(str(folder))
     parts = found if isinstance(found, dict) else {"": found}
     total = sum(len(part) for part in parts.values())
-    return Source((item for split, part in parts.items() for item in _dataset_items(part, split, str(folder))), total)
+    return Source((item for split, part in parts.items() for item in _dataset_items(part, split, folder)), total)
 
 
 def _hub(text: str) -> Source:
@@ -223,19 +272,22 @@ def _hub(text: str) -> Source:
     name, _, split = text.removeprefix(HUB).partition("#")
     found = datasets.load_dataset(name, split=split or None, streaming=True)
     parts = found if isinstance(found, dict) else {split: found}
-    return Source(item for split, part in parts.items() for item in _dataset_items(part, split, name))
+    return Source(item for split, part in parts.items() for item in _dataset_items(part, split, Path(name)))
 
 
-def _dataset_items(part: Any, split: str, where: str) -> Iterator[Item]:
+def _dataset_items(part: Any, split: str, where: Path) -> Iterator[Item]:
+    """Songs of a split; where it names files more than once, as ACE-Step v1 makes epochs, once each."""
     import datasets  # an optional dependency, and slow to import
 
-    column = next((name for name, kind in part.features.items() if isinstance(kind, datasets.Audio)), None)
-    if column is None:
-        raise ValueError(f"source={where}: no column of audio in it ({', '.join(part.features)})")
-    # Decoded here like any other file, so that one decoder decides what can be read.
-    for number, row in enumerate(part.cast_column(column, datasets.Audio(decode=False))):
-        audio = row.pop(column) or {}
-        stem = Path(audio.get("path") or str(row.get("id") or "song")).stem
-        name = f"{split or 'songs'}/{number:08d}-{stem}"
-        content = audio.get("bytes") or (Path(audio["path"]) if audio.get("path") else b"")
-        yield Item(name, content, partial(described, {"split": split, **row}, name, stem))
+    seen = set[str]()
+    for column, kind in (part.features or {}).items():
+        if isinstance(kind, datasets.Audio):
+            # Decoded here like any other file, so that one decoder decides what can be read.
+            part = part.cast_column(column, datasets.Audio(decode=False))
+    for number, row in enumerate(part):
+        item = _row_item({"split": split, **row}, number, where, split or "songs")
+        if isinstance(_audio_of(row), str):
+            if item.name in seen:
+                continue
+            seen.add(item.name)
+        yield item

@@ -6,6 +6,7 @@ All of it is summed up block by block from spectra of 0.1 s, so that a song of a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -23,6 +24,9 @@ CLIPPED = 0.999
 """Of full scale: what lies beyond is cut off in most masters that clip."""
 
 BANDS, SEGMENTS = 17, 33
+BITS = (BANDS - 1) * (SEGMENTS - 1)
+BLOCK = 2048
+"""Songs that are compared with as many at a time."""
 _BAND_EDGES_HZ = np.geomspace(60.0, 3600.0, BANDS + 1)
 
 
@@ -108,10 +112,29 @@ class Listener:
         self._energies.append(summed @ self._bands)
 
 
-def distance(one: str, other: str) -> float:
-    """The share of bits in which two outlines differ: near 0 for copies, near 0.5 for songs that are not related."""
-    differing = int(one, 16) ^ int(other, 16)
-    return differing.bit_count() / ((BANDS - 1) * (SEGMENTS - 1))
+def copies(outlines: Sequence[str], seconds: Sequence[float], most: float, apart: float) -> Iterator[tuple[int, int]]:
+    """Pairs of songs that sound alike.
+
+    Args:
+        outlines: of the songs, in the order of their durations.
+        seconds: durations, ascending.
+        most: the largest share of bits in which two outlines may differ: near 0 for copies, near 0.5 for other songs.
+        apart: the largest difference of durations.
+    """
+    data = b"".join(bytes.fromhex(outline) for outline in outlines)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(len(outlines), BITS)
+    signs, times = torch.from_numpy(bits.astype(np.int8) * 2 - 1), torch.tensor(seconds, dtype=torch.float64)
+    alike = BITS * (1 - 2 * most)  # a product of signs counts bits that agree, less those that differ
+    for first in range(0, len(signs), BLOCK):
+        rows = slice(first, first + BLOCK)
+        end = int(torch.searchsorted(times, times[rows][-1] + apart, right=True))
+        for start in range(first, end, BLOCK):
+            columns = slice(start, min(start + BLOCK, end))
+            found = signs[rows].float() @ signs[columns].float().T > alike
+            found &= times[columns] - times[rows, None] <= apart
+            for one, other in found.nonzero().tolist():
+                if first + one < start + other:
+                    yield first + one, start + other
 
 
 def _weighting(rate: int, step: int) -> Float[Tensor, " f"]:

@@ -36,7 +36,7 @@ OnSong = Callable[[int, int | None], None]
 class Outcome:
     """The closing counts. ``stored`` were encoded in this run, ``kept`` were in the store already.
 
-    ``encoder_busy`` is the share of the time spent on stored songs in which their autoencoder was at work.
+    ``encoder_busy`` is the share of the time, from a process's first song to its last, in which its autoencoder worked.
     """
 
     stored: int = 0
@@ -104,11 +104,13 @@ class Preprocess:
             tasks = (Task(item, journal.known.get(item.name)) for item in _once(found.items, count))
             for result in self._results(tasks, encode, load_autoencoder):
                 count(result)
+                if not isinstance(result, Skipped):
+                    journal.saw(result.name, result.seen)
                 if isinstance(result, Stored):
                     journal.stored()
                 if on_song is not None:
                     on_song(count.done, found.total)
-            journal.gather()
+            journal.close()
             journal.reword(count.reworded)
         return count.outcome()
 

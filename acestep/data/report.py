@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from acestep.data.files import file_hash, measured
 from acestep.data.manifests import Item, open_source
-from acestep.data.measure import distance
+from acestep.data.measure import copies
 from acestep.data.store import Row
-from acestep.data.work import Skipped, Work, file_hash, measured, reason
+from acestep.data.work import Skipped, Work, reason
 from acestep.files import atomic
 
 LONGEST_SECONDS = 600.0
@@ -21,8 +22,10 @@ LONGEST_SECONDS = 600.0
 MOST_CLIPPED = 1e-3
 MOST_SILENCE = 0.3
 LETTERS_A_SECOND = 25.0
-SAME_SONG = 0.2
-SAME_SECONDS = 1.0
+ALIKE = 0.2
+APART_SECONDS = 1.0
+"""Copies differ in at most this share of their outlines' bits, and in their durations by this."""
+MOST_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,13 @@ def _doubles(rows: Sequence[Row]) -> Iterable[Finding]:
             yield Finding(row["source"], f"the same file as {before}")
         elif row.get("outline"):
             known.append(row)
-    for at, row in enumerate(known):
-        for other in known[at + 1 :]:
-            if other["seconds"] - row["seconds"] > SAME_SECONDS:
-                break
-            if distance(row["outline"], other["outline"]) < SAME_SONG:
-                yield Finding(other["source"], f"sounds like {row['source']}: another copy of it?")
+    told = set[int]()
+    for one, other in copies(
+        [row["outline"] for row in known], [row["seconds"] for row in known], ALIKE, APART_SECONDS
+    ):
+        if other not in told:
+            told.add(other)
+            yield Finding(known[other]["source"], f"sounds like {known[one]['source']}: another copy of it?")
 
 
 def write_report(path: Path, rows: Sequence[Row], skipped: Sequence[Skipped]) -> Path:
@@ -120,7 +124,7 @@ def write_report(path: Path, rows: Sequence[Row], skipped: Sequence[Skipped]) ->
         _histogram("Loudness, LUFS", [row["loudness"] for row in heard if row["loudness"] is not None]),
         _histogram("Silence, % of the song", [100 * row["silence"] for row in heard]),
         _histogram("Clipped samples, %", [100 * row["clipped"] for row in heard]),
-        _histogram("Letters of lyrics a second", [_letters(row) / row["seconds"] for row in rows]),
+        _histogram("Letters of lyrics a second", [_letters(row) / row["seconds"] for row in rows if _letters(row)]),
         _table("What stands out", [(finding.file, finding.what) for finding in findings(rows)]),
         _table("Skipped", [(skip.file, skip.reason) for skip in skipped]),
     ]
@@ -168,7 +172,7 @@ def _counts(title: str, values: Sequence[str], most: int = 12) -> str:
 
 
 def _table(title: str, lines: Sequence[tuple[str, str]]) -> str:
-    cells = (
-        "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in lines) or "<tr><td>nothing</td></tr>"
-    )
+    shown = [*lines[:MOST_LINES], *([("...", "--check lists all")] if len(lines) > MOST_LINES else [])]
+    cells = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in shown)
+    cells = cells or "<tr><td>nothing</td></tr>"
     return f'<section class="wide"><h2>{escape(title)} ({len(lines)})</h2><table>{cells}</table></section>'

@@ -23,15 +23,17 @@ Settings = dict[str, Any]
 
 
 def autoencoder_settings(autoencoder: Autoencoder) -> Settings:
-    """What identifies ``autoencoder``: its class, its rates, its ``config`` if it has one, a hash of its weights.
+    """What identifies ``autoencoder`` as an encoder: class, rates, ``config`` if it has one, a hash of its weights.
 
-    Weights are hashed as float32, by name, so that the precision of a copy on a device does not matter where it holds
-    the same numbers.
+    Of one with a part named ``encoder``, that part's weights alone are hashed: a decoder that is trained further leaves
+    latents as they are. Weights are hashed as float32, by name, so that the precision of a copy on a device does not
+    matter where it holds the same numbers.
     """
     if not isinstance(autoencoder, nn.Module):
         raise TypeError(f"need an nn.Module to hash its weights, got {type(autoencoder).__name__}")
     digest = hashlib.sha256()
-    for name, tensor in sorted(autoencoder.state_dict().items()):
+    encoder = getattr(autoencoder, "encoder", autoencoder)
+    for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     config = getattr(autoencoder, "config", None)

@@ -4,12 +4,13 @@ Beside ``NAME.flac`` (or any other audio suffix), all optional; what stands furt
 
 * ``NAME.lrc``: the lyrics with the time of each line.
 * ``NAME.lyrics.txt``, ``NAME_lyrics.txt``, ``NAME.lyrics``: the lyrics, with LRC times or without.
-* ``NAME.caption.txt``, ``NAME_prompt.txt``: the caption.
 * ``NAME.json``: any of the fields of ``data.words``, such as ``caption``, ``bpm``, ``keyscale``, ``timesignature``,
   ``language``; ``truth`` is carried along unread, for those who score songs against it.
-* ``NAME.txt``: the caption. Where the caption already stands elsewhere, it is the lyrics, as upstream's scanner reads
-  it (``dataset_builder_modules/scan.py``). It may also hold all fields: as ``key: value`` lines with ``lyrics:`` last
-  (Side-Step's ``sidecar_io.py``) or as ``<CAPTION>`` ... ``<LYRICS>`` (ai-toolkit).
+* ``NAME.caption.txt``, ``NAME_prompt.txt``: the caption.
+* ``NAME.txt``: the caption. Where that stands in one of the others, or where there are lines such as ``[verse]``, it is
+  the lyrics, as upstream's scanner reads it (``dataset_builder_modules/scan.py``). It may also hold all fields: as
+  ``key: value`` lines with ``lyrics:`` last (Side-Step's ``sidecar_io.py``) or as ``<CAPTION>`` ... ``<LYRICS>``
+  (ai-toolkit).
 
 A song without any caption is captioned by its file name, separators turned into spaces.
 """
@@ -22,20 +23,29 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from acestep.data.words import NAMES, Description, described
+from acestep.data.words import NAMES, Description, described, said
 
 __all__ = ["SUFFIXES", "Description", "describe", "find_songs"]
 
-SUFFIXES = frozenset({".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"})
+SUFFIXES = frozenset(
+    {
+        ".aac", ".aif", ".aifc", ".aiff", ".ape", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".mp4",
+        ".oga", ".ogg", ".opus", ".w64", ".wav", ".webm", ".wma", ".wv",
+    }
+)  # fmt: skip
 """Of audio files, those that cannot be decoded included: they are to be told of, not passed over."""
 
 _SEPARATORS = re.compile(r"[\s._-]+")
 _KEY_VALUE = re.compile(rf"({'|'.join(name for names in NAMES.values() for name in names)}) *:(.*)", re.IGNORECASE)
+_SECTION = re.compile(r"^\[[^\]\n]+\]\s*$", re.MULTILINE)
 _ANGLE = re.compile(r"<([A-Z_]+)>(.*?)(?=</?[A-Z_]+>|\Z)", re.DOTALL)
 
 
 def find_songs(folder: str | Path) -> list[Path]:
-    """Every audio file under ``folder``, sorted by path; links are followed, hidden files and folders left out."""
+    """Every audio file under ``folder``, sorted by path; links are followed, hidden files and folders left out.
+
+    A folder that may not be read is among them: it too is to be told of.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"source={folder}: not a folder; name the folder that holds the songs")
@@ -47,7 +57,8 @@ def find_songs(folder: str | Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     seen = set[str]()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    closed: list[Path] = []
+    for here, folders, files in os.walk(folder, onerror=lambda e: closed.append(Path(e.filename)), followlinks=True):
         place = os.path.realpath(here)
         if place in seen:  # a link back, or a second link to one folder
             folders.clear()
@@ -57,10 +68,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in files:
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield Path(here, name)
+    yield from closed
 
 
-def describe(path: Path, row: Mapping[str, object] | None = None) -> Description:
-    """The text beside ``path``; what a ``row`` of a table says goes first.
+def describe(path: Path, row: Mapping[str, object] | None = None, where: str = "") -> Description:
+    """The text beside ``path``; what a ``row`` of a table says goes first. ``where`` is the row, for messages.
 
     Raises:
         ValueError: where a sidecar cannot be understood.
@@ -69,18 +81,26 @@ def describe(path: Path, row: Mapping[str, object] | None = None) -> Description
     plain = _read_text(path.with_suffix(".txt"))
     structured = _fields(plain)
     if structured:
-        facts, plain = {**structured, **facts}, ""
-    facts = {str(key).lower(): value for key, value in facts.items()}
-    caption = _beside(path, ".caption.txt", "_prompt.txt")
+        facts, plain = _over(facts, structured), ""
     lyrics = _beside(path, ".lrc", ".lyrics.txt", "_lyrics.txt", ".lyrics")
-    if caption or any(facts.get(name) for name in NAMES["caption"]):
-        lyrics = lyrics or plain
-    else:
+    caption = _beside(path, ".caption.txt", "_prompt.txt")
+    if not (caption or said(facts, "caption") or _SECTION.search(plain)):
         caption = plain
-    said = {"caption": caption, "lyrics": lyrics}
-    facts |= {field: text for field, text in said.items() if text}
-    facts |= {str(key).lower(): value for key, value in (row or {}).items() if value not in (None, "")}
-    return described(facts, f"{path.stem}.json", _SEPARATORS.sub(" ", path.stem).strip())
+    elif not said(facts, "lyrics"):
+        lyrics = lyrics or plain
+    facts = _over({"lyrics": lyrics}, _over(facts, {"caption": caption}))
+    name = _SEPARATORS.sub(" ", path.stem).strip()
+    return described(_over(_lower(row or {}), facts), where or f"{path.stem}.json", name)
+
+
+def _over(first: dict[str, object], second: dict[str, object]) -> dict[str, object]:
+    """All that ``first`` says, and what ``second`` says of other fields, whatever names they use for them."""
+    known = {name for field, names in NAMES.items() if said(first, field) is not None for name in names}
+    return first | {key: value for key, value in second.items() if key not in known}
+
+
+def _lower(facts: Mapping[str, object]) -> dict[str, object]:
+    return {str(key).strip().lower(): value for key, value in facts.items()}
 
 
 def _fields(text: str) -> dict[str, object]:
@@ -126,4 +146,4 @@ def _read_json(path: Path) -> dict[str, object]:
         raise ValueError(f"{path.name}: not JSON ({error})") from error
     if not isinstance(facts, dict):
         raise ValueError(f'{path.name}: need one JSON object, such as {{"bpm": 120}}')
-    return facts
+    return _lower(facts)

@@ -1,39 +1,30 @@
 """The latent store: Parquet shards of encoded songs, made by one autoencoder, read through a memory-mapped mirror.
 
-A store is a folder. ``songs-00000.parquet`` and so on hold one row per song, in the columns of ``SCHEMA``, and are read
+A store is a folder. ``songs-00000.parquet`` and so on hold one row per song, in the columns of ``schema``, and are read
 by plain ``datasets.load_dataset``. ``store.json`` states the settings under which every row was encoded. Latents are
-float16: 11 bits, a relative rounding error of at most 0.0005. ``.mirror/`` holds each shard again as an uncompressed
-Arrow file, made on first reading, because Parquet cannot be read at random; it may be deleted at any time.
+float16: 11 bits, a relative rounding error of at most 0.0005. ``.mirror/`` holds all of it again in a form that can be
+read at random, see ``data.mirror``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
-from acestep.data.settings import (
-    Settings,
-    differences,
-    fingerprint,
-    read_settings,
-)
+from acestep.data.mirror import LATENTS, PLACE, SHARD, Shard, open_index, open_shard, read_text
+from acestep.data.settings import Settings, differences, fingerprint, read_settings
 from acestep.files import atomic
 from acestep.types import Song
 
-LATENTS = ("mean", "scale")
 SONG_FIELDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
 WORDS = {
     "caption": pa.string(),
@@ -71,30 +62,8 @@ def schema(channels: int) -> pa.Schema:
     return pa.schema([*identity.items(), *WORDS.items(), *MEASURES.items(), *((name, latents) for name in LATENTS)])
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard, memory-mapped. ``offsets`` count frames; song ``i`` is ``mean[offsets[i]:offsets[i + 1]]``."""
-
-    text: pa.Table
-    offsets: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
-
-    @cached_property
-    def columns(self) -> dict[str, pa.Array]:
-        """The text by column: an array is quicker to ask than a table."""
-        return {name: self.text.column(name).chunk(0) for name in self.text.column_names}
-
-    @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """``mean`` and ``scale``, (frames, channels)."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(self.mean), torch.from_numpy(self.scale)
-
-
 class LatentStore:
-    """A store, opened for reading. Opening maps files and reads no latents.
+    """A store, opened for reading. Opening maps one file and reads no latents.
 
     Songs are in the order of their names, whatever the order in which they were stored, so that a store that grew in
     several runs is to training the same as one made at once.
@@ -104,24 +73,21 @@ class LatentStore:
         """Open the store in ``folder``. Raises ``ValueError`` if there is none, or nothing in it."""
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
-        paths = shard_paths(self.folder)
-        if not paths:
+        self._paths = shard_paths(self.folder)
+        if not self._paths:
             raise ValueError(f"store={folder}: no songs in it; run `python -m acestep preprocess` on a folder of songs")
-        self._shards = [_open(path) for path in paths]
-        starts = np.cumsum([0] + [len(shard.offsets) - 1 for shard in self._shards])
-        sources = pa.chunked_array([shard.text.column("source").chunk(0) for shard in self._shards])
-        rows = pc.sort_indices(sources).to_numpy()
-        self._shard_of = (np.searchsorted(starts, rows, side="right") - 1).astype(np.int32)
-        self._row_of = (rows - starts[self._shard_of]).astype(np.int32)
+        self._index = open_index(self._paths)
+        self._shard_of, self._place_of = (self._index.column(name).to_numpy() for name in (SHARD, PLACE))
+        self._shards: dict[int, Shard] = {}
 
     def __len__(self) -> int:
         """How many songs."""
-        return len(self._row_of)
+        return len(self._shard_of)
 
     @cached_property
     def frames(self) -> np.ndarray:
         """Latent frames of every song, (songs,)."""
-        return self._in_order(np.concatenate([np.diff(shard.offsets) for shard in self._shards]))
+        return self._index.column("frames").to_numpy()
 
     @cached_property
     def sha256(self) -> list[str]:
@@ -130,8 +96,11 @@ class LatentStore:
 
     def column(self, name: str) -> list[Any]:
         """One column of every song; ``None`` where a shard is older than the column."""
-        values = [value for shard in self._shards for value in _values(shard.text, name)]
-        return [values[at] for at in self._in_order(np.arange(len(self)))]
+        if name in self._index.column_names:
+            return self._index.column(name).to_pylist()
+        parts = [read_text(path, [name, "frames"]) for path in self._paths]
+        values = [part.column(name).to_pylist() if name in part.column_names else [None] * len(part) for part in parts]
+        return [values[shard][place] for shard, place in zip(self._shard_of, self._place_of, strict=True)]
 
     @property
     def frames_per_second(self) -> float:
@@ -145,34 +114,34 @@ class LatentStore:
 
     def song(self, index: int) -> Song:
         """The words of one song; ``seconds`` is its full duration."""
-        shard, at = self._find(index)
-        return Song(**{name: shard.columns[name][at].as_py() for name in SONG_FIELDS})
+        shard, place = self._find(index)
+        return Song(**{name: shard.columns[name][place].as_py() for name in SONG_FIELDS})
 
     def row(self, index: int) -> Row:
         """Every column of one song but the latents."""
-        shard, at = self._find(index)
-        return {name: column[at].as_py() for name, column in shard.columns.items()}
+        shard, place = self._find(index)
+        return {name: column[place].as_py() for name, column in shard.columns.items()}
 
     def cell(self, index: int, name: str) -> Any:
         """One column of one song; ``None`` where its shard is older than the column."""
-        shard, at = self._find(index)
+        shard, place = self._find(index)
         column = shard.columns.get(name)
-        return None if column is None else column[at].as_py()
+        return None if column is None else column[place].as_py()
 
     def latents(self, index: int, first: int = 0, frames: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Posterior mean and scale of one song, (frames, channels) float16 each: views into the file, read on use."""
-        shard, at = self._find(index)
-        start, end = int(shard.offsets[at]) + first, int(shard.offsets[at + 1])
-        if frames is not None:
-            end = min(end, start + frames)
-        return shard.mean[start:end], shard.scale[start:end]
+        """``tensors`` as arrays; ``frames=None`` takes all from ``first`` on."""
+        mean, scale = self.tensors(index, first, int(self.frames[index]) - first if frames is None else frames)
+        return mean.numpy(), scale.numpy()
 
     def tensors(self, index: int, first: int, frames: int) -> tuple[Tensor, Tensor]:
-        """``latents`` as tensors: views into the file, not to be written to."""
-        shard, at = self._find(index)
-        start = int(shard.offsets[at]) + first
-        mean, scale = shard.tensors
-        return mean[start : start + frames], scale[start : start + frames]
+        """Posterior mean and scale of a piece of one song, (frames, channels) float16 each, at most to the song's end.
+
+        They are views into the file, read on use, and not to be written to.
+        """
+        shard, place = self._find(index)
+        start, end = int(shard.offsets[place]) + first, int(shard.offsets[place + 1])
+        end = min(end, start + frames)
+        return shard.mean[start:end], shard.scale[start:end]
 
     def check(self, wanted: Mapping[str, Any]) -> None:
         """Refuse a store whose settings differ from ``wanted``, for instance ``autoencoder_settings(...)``."""
@@ -189,16 +158,11 @@ class LatentStore:
     def _find(self, index: int) -> tuple[Shard, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"song {index} of {len(self)}")
-        return self._shards[self._shard_of[index]], int(self._row_of[index])
-
-    def _in_order(self, values: np.ndarray) -> np.ndarray:
-        """``values`` of every song, shard by shard, brought into the order of songs."""
-        starts = np.cumsum([0] + [len(shard.offsets) - 1 for shard in self._shards])
-        return values[starts[self._shard_of] + self._row_of]
-
-
-def _values(text: pa.Table, name: str) -> list[Any]:
-    return text.column(name).to_pylist() if name in text.column_names else [None] * len(text)
+        number = self._shard_of[index]
+        shard = self._shards.get(number)
+        if shard is None:
+            shard = self._shards[number] = open_shard(self._paths[number])
+        return shard, int(self._place_of[index])
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -233,12 +197,6 @@ def replace_shard(path: Path, content: pa.Table) -> None:
         pq.write_table(content, aside, compression="zstd")
 
 
-def read_text(path: Path) -> pa.Table:
-    """The columns of the shard at ``path`` but the latents."""
-    names = [name for name in pq.read_schema(path).names if name not in LATENTS]
-    return pq.read_table(path, columns=names)
-
-
 def read_rows(folder: Path) -> list[Row]:
     """Every row of a store but its latents, without opening it for training; none where it has no shard."""
     return [row for path in shard_paths(folder) for row in read_text(path).to_pylist()]
@@ -263,28 +221,3 @@ def _latent_column(arrays: Iterable[np.ndarray], channels: int) -> pa.ListArray:
     offsets = np.cumsum([0] + [len(array) for array in arrays], dtype=np.int32)
     values = pa.array(np.concatenate(arrays).reshape(-1))
     return pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(values, channels))
-
-
-def _open(path: Path) -> Shard:
-    state = path.stat()
-    mirror = path.parent / ".mirror" / f"{path.stem}-{state.st_size:x}-{state.st_mtime_ns:x}.arrow"
-    if not mirror.exists():
-        _mirror(path, mirror)
-    table = pa.ipc.open_file(pa.memory_map(str(mirror))).read_all()
-    mean, scale = (table.column(name).chunk(0) for name in LATENTS)
-    return Shard(table.drop_columns(list(LATENTS)), mean.offsets.to_numpy(), _frames_of(mean), _frames_of(scale))
-
-
-def _mirror(path: Path, mirror: Path) -> None:
-    mirror.parent.mkdir(exist_ok=True)
-    for stale in mirror.parent.glob(f"{path.stem}-*.arrow"):
-        if stale != mirror:  # another process may have just made it
-            stale.unlink(missing_ok=True)
-    table = pq.read_table(path).combine_chunks()
-    with atomic(mirror) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _frames_of(column: pa.ListArray) -> np.ndarray:
-    frames = column.values
-    return frames.values.to_numpy(zero_copy_only=True).reshape(-1, frames.type.list_size)

@@ -44,6 +44,11 @@ class TaskMix:
                 f"data.tasks: shortest={self.shortest:g}, longest={self.longest:g}: need 0 < shortest <= longest <= 1"
             )
 
+    @property
+    def mixes(self) -> bool:
+        """Whether there is anything but text-to-music."""
+        return self.cover + self.repaint > 0
+
     def __call__(self, frames: int, random: np.random.Generator) -> TaskDraw:
         """A task for a song of ``frames`` frames."""
         which, share, place = random.random(3)

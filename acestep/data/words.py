@@ -67,7 +67,7 @@ def described(facts: Mapping[str, object], where: str, name: str = "") -> Descri
         ValueError: where a value is not what its field needs.
     """
     lower = {str(key).strip().lower(): value for key, value in facts.items()}
-    found = {field: _first(lower, names) for field, names in NAMES.items()}
+    found = {field: said(lower, field) for field in NAMES}
     lyrics, times = read_lrc(_text(found["lyrics"]).replace("\r\n", "\n"))
     instrumental = _flag(found["instrumental"], where)
     if instrumental:
@@ -95,12 +95,19 @@ def described(facts: Mapping[str, object], where: str, name: str = "") -> Descri
     )
 
 
-def _first(facts: Mapping[str, object], names: Iterable[str]) -> object:
-    """The first value that says anything: sources write blanks, ``N/A`` and not-a-number for "unknown"."""
-    for name in names:
+def said(facts: Mapping[str, object], field: str) -> object:
+    """What ``facts``, by names in lower case, say of ``field``; ``None`` where they say nothing.
+
+    Sources write blanks, ``N/A``, not-a-number and empty collections for "unknown". Of several texts under names of
+    their own, as ACE-Step v1's data sets have captions, the first counts.
+    """
+    for name in NAMES[field]:
         value = facts.get(name)
+        if isinstance(value, Mapping) and field != "truth":
+            value = next(filter(None, value.values()), None)
         unknown = value is None or (isinstance(value, float) and math.isnan(value))
-        if not unknown and not (isinstance(value, str) and value.strip().lower() in {"", "n/a", "none", "null"}):
+        blank = isinstance(value, str) and value.strip().lower() in {"", "n/a", "none", "null"}
+        if not unknown and not blank and value not in ([], {}, ()):
             return value
     return None
 

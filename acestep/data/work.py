@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from acestep.audio import stream_audio
 from acestep.data.encode import TiledEncoder, fitted_blocks
-from acestep.data.journal import Known, add_pending, words_hash
+from acestep.data.files import READ_SECONDS, check_whole, file_hash, file_state, measured, opened
+from acestep.data.journal import Known, Seen, add_pending, words_hash
 from acestep.data.manifests import Item
-from acestep.data.measure import Level, Listener, Measures
+from acestep.data.measure import Level, Listener
 from acestep.data.settings import Settings
 from acestep.data.store import Row
 from acestep.data.words import Description
@@ -29,9 +29,6 @@ from acestep.types import Autoencoder, Song
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 TILES_AHEAD = 2
-READ_SECONDS = 10.0
-BROKEN_OFF = 0.02
-"""Share of a file's stated length that may be missing; MP3 files state an estimate."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Stored:
-    """A song that was encoded and is on disk; ``busy`` of the ``took`` seconds were the autoencoder's."""
+    """A song that was encoded and is on disk.
+
+    ``busy`` seconds were the autoencoder's, of ``took`` since its process was through with the song before.
+    """
 
     name: str
+    seen: Seen | None
     seconds: float
-    busy: float = 0.0
-    took: float = 0.0
+    busy: float
+    took: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Kept:
     """A song that was in the store already, with its words if they have changed."""
 
     name: str
+    seen: Seen | None
     words: Row | None
 
 
@@ -102,39 +104,56 @@ class SongEncoder:
 
     def __init__(self, autoencoder: Autoencoder, work: Work, store: Path, settings: Settings) -> None:
         self.autoencoder, self.work, self.store, self.settings = autoencoder, work, store, settings
+        self._through = 0.0
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """The result of each, in order. Encoded songs are on disk by the time they are told of."""
         stop = threading.Event()
-        readings: deque[_Reading] = deque()
-        with ThreadPoolExecutor(self.work.readers) as pool:
+        self._through = time.perf_counter()
+        with ThreadPoolExecutor(self.work.readers) as pool, ThreadPoolExecutor(1) as writer:
             try:
-                for task in tasks:
-                    reading = _Reading(task, self.work, self.autoencoder, stop)
-                    pool.submit(reading.run)
-                    readings.append(reading)
-                    if len(readings) > self.work.readers:
-                        yield self._finish(readings.popleft())
-                while readings:
-                    yield self._finish(readings.popleft())
+                written: deque[Future[Result]] = deque()
+                for reading in self._readings(tasks, pool, stop):
+                    written.append(writer.submit(self._finish(reading)))
+                    if len(written) > 1:  # one song is written while the next is encoded
+                        yield written.popleft().result()
+                while written:
+                    yield written.popleft().result()
             finally:
                 stop.set()
 
-    def _finish(self, reading: _Reading) -> Result:
-        started = time.perf_counter()
+    def _readings(self, tasks: Iterable[Task], pool: Executor, stop: threading.Event) -> Iterator[_Reading]:
+        """Songs that are being read, those after them too."""
+        ahead: deque[_Reading] = deque()
+        for task in tasks:
+            reading = _Reading(task, self.work, self.autoencoder, stop)
+            pool.submit(reading.run)
+            ahead.append(reading)
+            if len(ahead) > self.work.readers:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _finish(self, reading: _Reading) -> Callable[[], Result]:
+        """What is left to do with a song, now encoded, and its result."""
         name = reading.task.item.name
+        started = time.perf_counter()
         try:
             first = reading.get()
             if isinstance(first, Kept):
-                return first
+                return partial(_given, first)
             latents = self._encoded(first, reading)
-            add_pending(self.store, reading.row | latents, self.settings)
         except (ValueError, OSError) as error:
-            return Skipped(name, reason(error, reading.task.item))
+            return partial(_given, Skipped(name, reason(error, reading.task.item)))
         finally:
             reading.drop()
-        took = time.perf_counter() - started
-        return Stored(name, reading.row["seconds"], took - reading.waited, took)
+        now = time.perf_counter()
+        took, self._through = now - self._through, now
+        stored = Stored(name, reading.seen, reading.row["seconds"], now - started - reading.waited, took)
+        return partial(self._written, reading.row | latents, stored)
+
+    def _written(self, row: Row, stored: Stored) -> Stored:
+        add_pending(self.store, row, self.settings)
+        return stored
 
     def _encoded(self, first: Window | None, reading: _Reading) -> Row:
         posterior = self.work.encoder.encode(reading.tiles(first), self.autoencoder)
@@ -144,12 +163,17 @@ class SongEncoder:
         return {"frames": len(mean), "mean": mean.half().numpy(), "scale": scale.half().numpy()}
 
 
+def _given(result: Result) -> Result:
+    return result
+
+
 class _Reading:
     """One song on its way from its file to the autoencoder, read by a thread of its own."""
 
     def __init__(self, task: Task, work: Work, autoencoder: Autoencoder, stop: threading.Event) -> None:
         self.task, self.work, self.autoencoder, self.stop = task, work, autoencoder, stop
         self.row: Row = {}
+        self.seen: Seen | None = None
         self.waited = 0.0
         self._dropped = threading.Event()
         self._queue: queue.Queue[Window | Kept | Exception | None] = queue.Queue(TILES_AHEAD)
@@ -195,10 +219,13 @@ class _Reading:
 
     def _parts(self) -> Iterator[Window | Kept]:
         item, known = self.task.item, self.task.known
-        digest = file_hash(item.audio)
+        state = file_state(item.audio)
+        unread = known is not None and state is not None and known.seen == Seen(known.sha256, *state)
+        digest = known.sha256 if known and unread else file_hash(item.audio)
+        self.seen = Seen(digest, *state) if state else None
         words = self.work.words(item)
         if known and digest == known.sha256:
-            yield Kept(item.name, words if words_hash(words) != known.words else None)
+            yield Kept(item.name, self.seen, words if words_hash(words) != known.words else None)
             return
         gain = 1.0
         if self.work.level is not Level.none:
@@ -218,39 +245,6 @@ def _heard(blocks: Iterable[Tensor], listener: Listener) -> Iterator[Tensor]:
     for block in blocks:
         listener(block)
         yield block
-
-
-def measured(audio: Path | bytes) -> Measures:
-    """What the waveform of a file says. Raises ``ValueError`` or ``OSError`` where it cannot be read to its end."""
-    with stream_audio(opened(audio), READ_SECONDS) as stream:
-        listener = Listener(stream.sample_rate, stream.channels)
-        for block in stream.blocks:
-            listener(block)
-    measures = listener.measures()
-    check_whole(measures, stream.samples, stream.sample_rate)
-    return measures
-
-
-def check_whole(measures: Measures, samples: int, sample_rate: int) -> None:
-    """Refuse a file that ends well before the length that it states."""
-    stated = samples / sample_rate
-    if measures.seconds < stated * (1 - BROKEN_OFF) - 0.1:
-        raise ValueError(f"broken off: {measures.seconds:.1f} s can be decoded of the {stated:.1f} s it should have")
-
-
-def file_hash(audio: Path | bytes) -> str:
-    """SHA-256 of a file's bytes. Raises ``OSError`` or ``ValueError`` where there is no such file."""
-    if isinstance(audio, bytes):
-        return hashlib.sha256(audio).hexdigest()
-    if audio.exists() and not audio.is_file():
-        raise ValueError("not a regular file")
-    with audio.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def opened(audio: Path | bytes) -> Path | BytesIO:
-    """What ``stream_audio`` takes."""
-    return BytesIO(audio) if isinstance(audio, bytes) else audio
 
 
 def word_columns(description: Description, checked: Callable[[Song], Song] = unchanged) -> Row:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from data.folder import Means, write_songs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from acestep.data import EpochBatches, LatentBatch, LatentDataset, LatentLoader
+from acestep.data import Buckets, EpochBatches, LatentBatch, LatentDataset, LatentLoader
 from acestep.data.preprocess import Preprocess
 
 SONGS, BATCH = 23, 2
@@ -23,7 +25,8 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 
 
 def _loader(songs: LatentDataset, workers: int, rank: int, ranks: int) -> LatentLoader:
-    batches = EpochBatches(SONGS, BATCH, seed=5, rank=rank, world_size=ranks, frames=songs.frames, pool=4)
+    buckets = Buckets(frames=songs.frames, pool=4)
+    batches = EpochBatches(SONGS, BATCH, seed=5, rank=rank, world_size=ranks, buckets=buckets)
     return LatentLoader(songs, batches, workers=workers)
 
 
@@ -58,26 +61,60 @@ def test_a_resumed_epoch_yields_what_was_not_seen(songs: LatentDataset, workers:
     assert len(set(seen)) == len(seen) == SONGS // (BATCH * ranks) * BATCH * ranks
 
 
-def test_bucketed_batches_of_log_normal_durations_pad_less_than_5_percent() -> None:
-    frames = np.random.default_rng(0).lognormal(np.log(200 * 25), 0.5, 20_000).astype(int)
-    for batch_size in (4, 16):
-        real = padded = 0
-        batches = EpochBatches(len(frames), batch_size, frames=frames)
-        for batch in batches:
-            lengths = frames[[draw.index for draw in batch]]
-            real, padded = real + lengths.sum(), padded + len(lengths) * lengths.max()
-        assert 1 - real / padded < 0.05
+LOG_NORMAL = np.random.default_rng(0).lognormal(np.log(200 * 25), 0.5, 20_000).astype(int)
+
+
+def _waste(batches: EpochBatches) -> float:
+    """Of one epoch, counted batch by batch."""
+    lengths = [LOG_NORMAL[[draw.index for draw in batch]] for batch in batches]
+    return 1 - sum(batch.sum() for batch in lengths) / sum(len(batch) * batch.max() for batch in lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "budget"), [(4, None), (16, None), (64, 24_000)])
+def test_batches_of_log_normal_durations_pad_less_than_5_percent(batch_size: int, budget: int | None) -> None:
+    batches = EpochBatches(len(LOG_NORMAL), batch_size, buckets=Buckets(frames=LOG_NORMAL, budget=budget))
+    assert _waste(batches) == pytest.approx(batches.padding(LOG_NORMAL))
+    assert batches.padding(LOG_NORMAL) < 0.05
+    assert EpochBatches(len(LOG_NORMAL), batch_size).padding(LOG_NORMAL) > 0.25
 
 
 def test_bucketing_shows_every_song_once_and_another_order_each_epoch() -> None:
     frames = np.random.default_rng(0).integers(10, 100, 64)
-    batches = EpochBatches(64, 4, frames=frames, pool=4)
+    batches = EpochBatches(64, 4, buckets=Buckets(frames=frames, pool=4))
     first, second = list(batches), list(batches)
     for epoch in (first, second):
         assert sorted(draw.index for batch in epoch for draw in batch) == list(range(64))
     assert {frozenset(d.index for d in batch) for batch in first} != {frozenset(d.index for d in b) for b in second}
-    with pytest.raises(ValueError, match="one length a song"):
-        EpochBatches(5, 1, frames=[1, 2])
+    with pytest.raises(ValueError, match="2 lengths for 5 songs"):
+        EpochBatches(5, 1, buckets=Buckets(frames=np.array([1, 2])))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=50),
+    most=st.integers(1, 6),
+    ranks=st.integers(1, 3),
+    done=st.integers(0, 40),
+)
+def test_packed_batches_fit_show_no_song_twice_and_resume(lengths: list[int], most: int, ranks: int, done: int) -> None:
+    frames, buckets = np.array(lengths), Buckets(frames=np.array(lengths), pool=3, budget=80)
+    epochs = []
+    for rank in range(ranks):
+        batches = EpochBatches(len(frames), most, seed=3, rank=rank, world_size=ranks, buckets=buckets)
+        epochs.append([list(batches) for _ in range(3)])
+        resumed = EpochBatches(len(frames), most, seed=3, rank=rank, world_size=ranks, buckets=buckets)
+        resumed.seek(done)
+        flat = [batch for epoch in epochs[-1] for batch in epoch]
+        if done < len(flat):
+            rest = list(resumed)
+            assert rest == flat[done : done + len(rest)]
+    assert len({len(epoch) for rank in epochs for epoch in rank[:1]}) == 1
+    seen = [draw.index for rank in epochs for batch in rank[0] for draw in batch]
+    for batch in (batch for rank in epochs for epoch in rank for batch in epoch):
+        sizes = frames[[draw.index for draw in batch]]
+        assert len(batch) == 1 or (len(batch) <= most and len(batch) * sizes.max() <= 80)
+    if ranks == 1:
+        assert sorted(seen) == list(range(len(frames)))
 
 
 def test_memory_of_a_batch_that_is_still_held_is_not_used_again(songs: LatentDataset) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from data.folder import Means, write_songs
 
@@ -47,9 +48,12 @@ def test_the_mirror_may_go_and_follows_its_shard(store: Path) -> None:
     before = LatentStore(store).latents(0)[0].copy()
     shutil.rmtree(store / ".mirror")
     np.testing.assert_array_equal(LatentStore(store).latents(0)[0], before)
+    last = pq.read_table(store / "songs-00001.parquet").to_pylist()[-1]
     (store / "songs-00000.parquet").write_bytes((store / "songs-00001.parquet").read_bytes())
-    assert LatentStore(store).song(0).caption == "caption 3"
-    assert len(list((store / ".mirror").iterdir())) == 2
+    after = LatentStore(store)
+    assert [after.song(at).caption for at in (-2 % len(after), -1 % len(after))] == [last["caption"]] * 2
+    assert len(after.latents(len(after) - 2)[0]) == last["frames"]
+    assert len(list((store / ".mirror").glob("*.arrow"))) == 3, "the index and both shards"
 
 
 def test_another_process_maps_it_anew(store: Path) -> None:
