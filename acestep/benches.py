@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 Bench = Callable[[argparse.Namespace], int]
+
+PEERS = {
+    "sampler": ("sampler", "our sampler beside diffusers' DiT in the same loop"),
+    "train": ("train", "our training step beside diffusers' DiT's, full and LoRA"),
+    "length": ("length", "what a song's length costs in time and memory"),
+    "load": ("loading", "opening a checkpoint beside reading its bytes"),
+    "eval": ("evaluation", "metrics beside torchmetrics and SciPy"),
+}
+"""Benchmarks that live beside the package, since they import what we are compared with: module and purpose."""
+
+
+def run_peer(options: argparse.Namespace) -> int:
+    """Run a benchmark of the repository's ``benchmarks/`` with the arguments that follow its name."""
+    home = Path(__file__).parents[1]
+    if not (home / "benchmarks" / f"{options.module}.py").is_file():
+        raise ValueError(f"bench {options.name}: compares with other programs, which the repository does; run it there")
+    if str(home) not in sys.path:
+        sys.path.append(str(home))
+    try:
+        module = import_module(f"benchmarks.{options.module}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"bench {options.name}: needs {error.name}; pip install -e '.[dev]'") from error
+    module.main(options.arguments)
+    return 0
 
 
 def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Bench) -> None:
     """Add ``bench``, whose ``memory`` and ``data`` run the functions of those names."""
     benches = commands.add_parser("bench", help="measure this machine").add_subparsers(required=True, metavar="WHAT")
+    for name, (module, purpose) in PEERS.items():
+        # No prefix of its own: whatever follows, --help and --json FILE too, is the benchmark's.
+        command = benches.add_parser(name, help=purpose, add_help=False, prefix_chars="\0")
+        command.add_argument("arguments", nargs="*")
+        command.set_defaults(command=run_peer, module=module, name=name)
     command = benches.add_parser(
         "memory",
         help="what each way of fitting a model into memory takes",
@@ -37,4 +69,5 @@ def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Be
     command.add_argument("--device", default="cpu", help="where to encode (default cpu)")
     command.add_argument("--songs", type=int, default=16, help="one-minute songs to encode (default 16)")
     command.add_argument("--workers", type=int, default=0, help="loader processes (default 0)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     command.set_defaults(command=data)

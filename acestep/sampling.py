@@ -53,21 +53,18 @@ class BatchSampler:
             with self.placement(network.decoder), self.bank.using(request.adapters or ()):
                 if others and request.task == "edit":
                     edit, source = _edit(request, sampler), sources(batch, self.device)
-                    made = edit(self._velocity, source, others, conditions, fresh, other_null, null)
+                    made = edit(network.generation(), source, others, conditions, fresh, other_null, null)
                 else:
                     task = sampler_task(batch, max(frames), others, other_null, self.device)
                     noise = retaken(fresh(), batch)
-                    made = sampler(self._velocity, noise, conditions, null, task=task, draw=fresh, on_step=on_step)
+                    field = network.generation()
+                    made = sampler(field, noise, conditions, null, task=task, draw=fresh, on_step=on_step)
         return [latents[:length] for latents, length in zip(made, frames, strict=True)]
 
     def _conditions(self, songs: Sequence[Song], frames: Sequence[int], layouts: Sequence[Layout]) -> Conditions:
         weight = self.network.null_condition_emb
         inputs = self.conditioner.encode(songs, frames, layouts).to(self.device, weight.dtype)
         return self.network.condition(inputs, self.conditioner.silence.to(self.device, weight.dtype))
-
-    def _velocity(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        dtype = conditions.states.dtype
-        return self.network.velocity(x_t.to(dtype), t, conditions).to(x_t.dtype)
 
 
 def _edit(song: Request, sampler: Sampler) -> FlowEdit:

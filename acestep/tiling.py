@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.types import Autoencoder, Posterior
+from acestep.types import Autoencoder, PlacedDecoder, Posterior
 
 # Below this an overlap no longer covers what a frame depends on; upstream never halves further.
 MIN_OVERLAP_FRAMES = 4
@@ -41,7 +41,23 @@ def tiled_decode(
     while chunk <= 2 * halved and halved > MIN_OVERLAP_FRAMES:
         halved //= 2
     overlap = max(halved, min(overlap, MIN_OVERLAP_FRAMES))
-    return _tiled(lambda tile: autoencoder.decode(tile.transpose(1, 2)), latents.transpose(1, 2), chunk, overlap)
+    audio, first, hop = None, 0, 0
+    for window in windows([latents.transpose(1, 2)], chunk, overlap):
+        core = window.core(_decode_at(autoencoder, window.x.transpose(1, 2), first - window.lead))
+        frames = window.x.shape[-1] - window.lead - window.tail
+        if audio is None:  # filled in place, so that a long song is held once
+            hop = core.shape[-1] // frames
+            audio = core.new_empty(*core.shape[:-1], latents.shape[1] * hop)
+        audio[..., first * hop : (first + frames) * hop] = core
+        first += frames
+    assert audio is not None
+    return audio
+
+
+def _decode_at(autoencoder: Autoencoder, latents: Tensor, first: int) -> Tensor:
+    return (
+        autoencoder.decode_at(latents, first) if isinstance(autoencoder, PlacedDecoder) else autoencoder.decode(latents)
+    )
 
 
 def _tiled(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b i n"], chunk: int, overlap: int) -> Tensor:

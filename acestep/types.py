@@ -7,7 +7,7 @@ E condition width, N references, S samples, A audio channels (2).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,6 +84,17 @@ class VelocityField(Protocol):
         ...
 
 
+@runtime_checkable
+class PairField(VelocityField, Protocol):
+    """A field that has both predictions of guidance for less than the price of two."""
+
+    def pair(
+        self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions, null: Conditions
+    ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t c"]]:
+        """The velocity of each song under ``conditions`` and under ``null``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Posterior:
     """An autoencoder's belief about a song's latents: a diagonal Gaussian, frames first."""
@@ -110,6 +121,15 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
         """Waveforms of latents."""
+        ...
+
+
+@runtime_checkable
+class PlacedDecoder(Protocol):
+    """An autoencoder to whose decoder a frame's place in the song matters."""
+
+    def decode_at(self, latents: Float[Tensor, "b t c"], first: int) -> Float[Tensor, "b a s"]:
+        """Waveforms of latents of which the first is the songs' frame ``first``."""
         ...
 
 

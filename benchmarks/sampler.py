@@ -1,25 +1,28 @@
 """Our sampler beside diffusers' DiT in a bare Euler loop with guidance: the same weights, inputs, process and machine.
 
 ``python -m benchmarks.sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per song batch.
+Beside both: the matrix products and full attention that no arrangement saves, alone, by the same number of steps.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor, nn
 
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.models.layers import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
-from benchmarks.measure import Row, best_seconds, count_flops, machine, matmul_peak, report
+from benchmarks.measure import CLOCKS, Row, best_seconds, count_flops, machine, matmul_peak, report
 
 PEER = "diffusers DiT"
 PACKAGES = ("torch", "diffusers")
@@ -74,25 +77,26 @@ class Case:
 
 
 @torch.no_grad()
-def compare(case: Case, rounds: int, peak: float) -> Row:
+def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float]) -> Row:
     """Both implementations on one case."""
     generator = torch.Generator().manual_seed(0)
     network = AceStep(SIZES[case.size]).eval()
     network.init_weights(generator)
-    conditions = _conditions(case, network.config, generator)
+    conditions = random_conditions(case, network.config, generator)
     null = network.null(conditions)
     noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator)
     sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
     peer = diffusers_dit(network)
 
     def ours() -> Tensor:
-        return sampler(network.velocity, noise, conditions, null)
+        return sampler(network.generation(), noise, conditions, null)
 
     def theirs() -> Tensor:
         return euler(peer, noise, conditions, null, case.steps)
 
+    alone = products(network, case)
     error = float((ours() - theirs()).abs().max())
-    ours_s, peer_s = best_seconds(ours, theirs, rounds=rounds)
+    ours_s, peer_s, products_s = best_seconds(ours, theirs, alone, rounds=rounds, clock=clock)
     flops = count_flops(ours)
     return Row(
         name=case.name,
@@ -103,7 +107,42 @@ def compare(case: Case, rounds: int, peak: float) -> Row:
         flops=flops,
         share_of_peak=flops / ours_s / peak,
         error=error,
+        products_s=products_s,
+        times_products=ours_s / products_s,
     )
+
+
+def products(network: AceStep, case: Case) -> Callable[[], None]:
+    """The unavoidable of ``case``, with nothing between one and the next.
+
+    Per step and layer: the products with weights, of both branches but in the null one's cross-attention, and full
+    attention. No norms, and none of the scores of sliding layers and cross-attention.
+    """
+    stack = network.config.dit.stack
+    patches = -(-round(case.seconds * FRAMES_PER_SECOND) // network.config.patch_size)
+    one = case.batch * patches
+    x, inner = torch.randn(2 * one, stack.hidden_size), torch.randn(2 * one, stack.intermediate_size)
+    heads = torch.randn(2 * one, stack.num_attention_heads * stack.head_dim)
+    query, shared = (
+        torch.randn(2 * case.batch, count, patches, stack.head_dim)
+        for count in (stack.num_attention_heads, stack.num_key_value_heads)
+    )
+
+    def run() -> None:
+        for _ in range(case.steps):
+            for layer, kind in zip(network.decoder.layers, stack.layer_types, strict=True):
+                for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                    linear(x)
+                if kind == FULL:
+                    F.scaled_dot_product_attention(query, shared, shared, enable_gqa=True)
+                layer.self_attn.o_proj(heads)
+                layer.cross_attn.q_proj(x[:one])
+                layer.cross_attn.o_proj(heads[:one])
+                layer.mlp.gate_proj(x)
+                layer.mlp.up_proj(x)
+                layer.mlp.down_proj(inner)
+
+    return run
 
 
 def euler(
@@ -138,7 +177,8 @@ def diffusers_dit(network: AceStep) -> AceStepTransformer1DModel:
     return model
 
 
-def _conditions(case: Case, config: AceStepConfig, generator: torch.Generator) -> Conditions:
+def random_conditions(case: Case, config: AceStepConfig, generator: torch.Generator) -> Conditions:
+    """Conditions of ``case``'s length that say nothing."""
     frames = round(case.seconds * FRAMES_PER_SECOND)
     return Conditions(
         states=torch.randn(case.batch, TOKENS, config.encoder.hidden_size, generator=generator),
@@ -156,12 +196,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
     options = parser.parse_args(arguments)
     peak = matmul_peak()
     cases = product(options.sizes, options.seconds, options.batch)
     rows = [
-        compare(Case(size=size, seconds=seconds, batch=batch, steps=options.steps), options.rounds, peak)
+        compare(
+            Case(size=size, seconds=seconds, batch=batch, steps=options.steps),
+            options.rounds,
+            peak,
+            CLOCKS[options.clock],
+        )
         for size, seconds, batch in cases
     ]
     report(rows, machine(peak, PACKAGES), options.json)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from acestep.flow.path import clean_estimate
-from acestep.types import Conditions, VelocityField
+from acestep.types import Conditions, PairField, VelocityField
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _angle(a: Float[Tensor, "b t c"], b: Float[Tensor, "b t c"]) -> Float[Tensor
 
 
 class GuidedField:
-    """A velocity field under guidance: one evaluation of the doubled batch [conditional, null] where active."""
+    """A velocity field under guidance: where that is active, a ``PairField``'s two, or a doubled batch."""
 
     def __init__(
         self, velocity: VelocityField, guidance: Guidance, conditions: Conditions, null: Conditions | None
@@ -237,10 +237,9 @@ class GuidedField:
         self.null = null
 
     @cached_property
-    def joint(self) -> Conditions:
+    def _joint(self) -> Conditions:
         """Both conditions as one batch, joined when first needed."""
-        if self.null is None:
-            raise ValueError(f"guidance={self.guidance}: needs the null conditions; pass null, or use NoGuidance()")
+        assert self.null is not None
         return self.conditions.cat(self.null)
 
     def __call__(self, x_t: Float[Tensor, "b t c"], t: float, momentum: Momentum = None) -> Guided:
@@ -252,11 +251,16 @@ class GuidedField:
         return self._evaluate(self.guidance.corrector, x_t, t, None)[0]
 
     def _evaluate(self, guidance: Guidance, x_t: Tensor, t: float, momentum: Momentum) -> Guided:
+        times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
         if not guidance.active(t):
-            return self._velocity(x_t, t, self.conditions), momentum
-        conditional, null = self._velocity(torch.cat([x_t, x_t]), t, self.joint).chunk(2)
+            return self.velocity(x_t, times, self.conditions).to(x_t.dtype), momentum
+        conditional, null = (velocity.to(x_t.dtype) for velocity in self._both(x_t, times))
         return guidance(Pair(conditional, null, x_t, t, self.conditions.frame_mask), momentum)
 
-    def _velocity(self, x_t: Tensor, t: float, conditions: Conditions) -> Tensor:
-        times = torch.full((len(x_t),), t, dtype=torch.float32, device=x_t.device)
-        return self.velocity(x_t, times, conditions).to(x_t.dtype)
+    def _both(self, x_t: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        if self.null is None:
+            raise ValueError(f"guidance={self.guidance}: needs the null conditions; pass null, or use NoGuidance()")
+        if isinstance(self.velocity, PairField):
+            return self.velocity.pair(x_t, times, self.conditions, self.null)
+        conditional, null = self.velocity(torch.cat([x_t, x_t]), torch.cat([times, times]), self._joint).chunk(2)
+        return conditional, null

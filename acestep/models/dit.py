@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from acestep.models.layers import Attention, RMSNorm, Rotary, StackConfig, SwiGLU, attention_masks, hide, rotary_table
+from acestep.models.layers import (
+    Attention,
+    Mask,
+    RMSNorm,
+    Rotary,
+    StackConfig,
+    SwiGLU,
+    attention_masks,
+    hide,
+    rotary_table,
+)
 from acestep.types import Conditions
 
 FREQUENCIES = 128
@@ -90,15 +100,26 @@ class DiTLayer(nn.Module):
         states: Float[Tensor, "b l h"],
         modulation: Float[Tensor, "b 6 h"],
         rotary: Rotary,
-        mask: Float[Tensor, "*#b #s s"] | None,
+        mask: Mask,
         states_mask: Float[Tensor, "b 1 1 l"] | None,
     ) -> Float[Tensor, "b s h"]:
         """Patches ``x`` attend to one another, then to the condition ``states``; ``modulation`` carries the time."""
-        modulation = (self.scale_shift_table + modulation).to(x.dtype)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unsqueeze(2).unbind(1)  # (B, 1, H) each
-        x = x + gate * self.self_attn(self.self_attn_norm(x) * (1 + scale) + shift, rotary=rotary, mask=mask)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulations(modulation, x.dtype)
+        heard = self.self_attn(modulated(self.self_attn_norm(x), shift, scale), rotary=rotary, mask=mask)
+        x = torch.addcmul(x, gate, heard)
         x = x + self.cross_attn(self.cross_attn_norm(x), source=states, mask=states_mask)
-        return x + mlp_gate * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
+        return torch.addcmul(x, mlp_gate, self.mlp(modulated(self.mlp_norm(x), mlp_shift, mlp_scale)))
+
+    def modulations(self, shared: Float[Tensor, "b 6 h"], dtype: torch.dtype) -> tuple[Float[Tensor, "b 1 h"], ...]:
+        """Shift, scale and gate of self-attention, then of the feed-forward: this layer's own on those all share."""
+        return (self.scale_shift_table + shared).to(dtype).unsqueeze(2).unbind(1)
+
+
+def modulated(
+    x: Float[Tensor, "b s h"], shift: Float[Tensor, "#b 1 h"], scale: Float[Tensor, "#b 1 h"]
+) -> Float[Tensor, "b s h"]:
+    """``x`` scaled and shifted as the time says."""
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class DiT(nn.Module):
@@ -138,32 +159,46 @@ class DiT(nn.Module):
             conditions: what the song is to be.
             r: the end of a mean-flow step; ``None`` is ``t``, the only value the published models are used with.
         """
-        stack = self.config.stack
-        frames, tokens = self._hidden(conditions)
+        frames, tokens = self.hidden(conditions)
+        x = self.enter(x_t, conditions.context, frames)  # (B, S, H)
+        states = self.condition_embedder(conditions.states)  # (B, L, H)
+        embedding, modulation = self.times(t, torch.zeros_like(t) if r is None else t - r, x.dtype)
+        rotary, masks = self.layout(x, frames)
+        states_mask = None if tokens is None else hide(tokens[:, None, None, :], x)
+        for layer, kind in zip(self.layers, self.config.stack.layer_types, strict=True):
+            x = layer(x, states, modulation, rotary, masks[kind], states_mask)
+        return self.leave(x, embedding)[:, : x_t.shape[1]]
 
-        x = torch.cat([conditions.context, x_t], dim=-1)  # (B, T, 3C)
+    def enter(
+        self, x_t: Float[Tensor, "b t c"], context: Float[Tensor, "b t c2"], frames: Bool[Tensor, "b t"] | None
+    ) -> Float[Tensor, "b s h"]:
+        """Latents and context as patches."""
+        x = torch.cat([context, x_t], dim=-1)  # (B, T, 3C)
         if frames is not None:
             x = x * frames.unsqueeze(-1)
-        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.config.patch_size))
-        x = self.proj_in(x)  # (B, S, H)
-        states = self.condition_embedder(conditions.states)  # (B, L, H)
+        return self.proj_in(F.pad(x, (0, 0, 0, -x.shape[1] % self.config.patch_size)))
 
-        embedding, modulation = self.time_embed(t, x.dtype)
-        embedding_r, modulation_r = self.time_embed_r(torch.zeros_like(t) if r is None else t - r, x.dtype)
-        embedding, modulation = embedding + embedding_r, modulation + modulation_r
+    def times(
+        self, t: Float[Tensor, " b"], span: Float[Tensor, " b"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b 6 h"]]:
+        """Embedding and modulations of a time and of the ``span`` of a mean-flow step."""
+        embedding, modulation = self.time_embed(t, dtype)
+        embedding_r, modulation_r = self.time_embed_r(span, dtype)
+        return embedding + embedding_r, modulation + modulation_r
 
+    def layout(self, x: Float[Tensor, "b s h"], frames: Bool[Tensor, "b t"] | None) -> tuple[Rotary, dict[str, Mask]]:
+        """Where patches are, and what they see of one another by layer type."""
+        stack = self.config.stack
         patches = None if frames is None else frames[:, :: self.config.patch_size]  # (B, S)
         rotary = rotary_table(x.shape[1], stack.head_dim, stack.rope_theta, x)
-        masks = attention_masks(x.shape[1], stack.sliding_window, patches, x)
-        states_mask = None if tokens is None else hide(tokens[:, None, None, :], x)
-        for layer, kind in zip(self.layers, stack.layer_types, strict=True):
-            x = layer(x, states, modulation, rotary, masks[kind], states_mask)
+        return rotary, attention_masks(x.shape[1], stack.sliding_window, patches, x)
 
+    def leave(self, x: Float[Tensor, "b s h"], embedding: Float[Tensor, "#b h"]) -> Float[Tensor, "b p c"]:
+        """Patches as the velocity of their frames."""
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).to(x.dtype).chunk(2, dim=1)  # (B, 1, H) each
-        x = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
-        return x[:, : x_t.shape[1]]
+        return self.proj_out(modulated(self.norm_out(x), shift, scale))
 
-    def _hidden(self, conditions: Conditions) -> tuple[Bool[Tensor, "b t"] | None, Bool[Tensor, "b l"] | None]:
+    def hidden(self, conditions: Conditions) -> tuple[Bool[Tensor, "b t"] | None, Bool[Tensor, "b l"] | None]:
         """The frame and token masks to honour; ``None`` where nothing is to be hidden."""
         if self.config.padding is Padding.upstream:
             return None, None

@@ -69,15 +69,16 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def states(
-        self, texts: Sequence[str], encode_padding: bool = False
+        self, texts: Sequence[str], encode_padding: bool = False, least: int = 0
     ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
         """Last hidden states (after the final norm) of each text, right padded, and the mask of valid rows.
 
         Padding rows are zero, unless ``encode_padding`` runs the pad tokens through the network too, as upstream
-        does: that shows only where a DiT attends to them (``padding=upstream``).
+        does: that shows only where a DiT attends to them (``padding=upstream``). Then there are ``least`` rows at
+        least.
         """
         if encode_padding:
-            ids, mask = self._padded([self._tokens(text, self.max_text_tokens) for text in texts])
+            ids, mask = self._padded([self._tokens(text, self.max_text_tokens) for text in texts], least)
             return self.network(input_ids=ids).last_hidden_state, mask
         rows = [self._states_of(text) for text in texts]
         lengths = torch.tensor([len(row) for row in rows], device=self.network.device)
@@ -85,9 +86,14 @@ class TextEncoder(nn.Module):
         return states, torch.arange(states.shape[1], device=states.device) < lengths[:, None]
 
     @torch.no_grad()
-    def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
-        """Rows of the input embedding table for each text's tokens, right padded with the pad token's row, and mask."""
-        ids, mask = self._padded([self._tokens(text, self.max_lyric_tokens) for text in texts])
+    def embed(
+        self, texts: Sequence[str], most: int | None = None, least: int = 0
+    ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        """Rows of the input embedding table for each text's tokens, right padded with the pad token's row, and mask.
+
+        There are ``most`` rows at most (``max_lyric_tokens`` where left out), and ``least`` at least.
+        """
+        ids, mask = self._padded([self._tokens(text, most or self.max_lyric_tokens) for text in texts], least)
         return self.network.embed_tokens(ids), mask
 
     def count_tokens(self, text: str) -> int:
@@ -112,8 +118,8 @@ class TextEncoder(nn.Module):
         self.tokenizer.no_truncation()
         return ids
 
-    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        longest = max(map(len, ids))
+    def _padded(self, ids: list[list[int]], least: int = 0) -> tuple[Tensor, Tensor]:
+        longest = max(least, *map(len, ids))
         padded = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in ids])
         return padded.to(self.network.device), mask.to(self.network.device)

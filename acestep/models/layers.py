@@ -56,7 +56,7 @@ class StackConfig:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm; torch computes it in float32 at least, the weight is applied in the input's dtype."""
+    """Root-mean-square norm, computed in float32 at least; the weight is applied in the input's dtype."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -65,7 +65,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """``x`` with mean square 1, times the weight."""
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+        if x.device.type != "cpu":
+            return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+        # Torch has no kernel of its own for it there; a norm makes no square of ``x`` to be written and read again.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        return (x * (norm.square() / x.shape[-1] + self.eps).rsqrt()).to(x.dtype) * self.weight
 
 
 class SwiGLU(nn.Module):
@@ -102,7 +106,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "b l h"],
         source: Float[Tensor, "b k h"] | None = None,
         rotary: Rotary | None = None,
-        mask: Float[Tensor, "*#b #l k"] | None = None,
+        mask: Mask = None,
     ) -> Float[Tensor, "b l h"]:
         """Attend from ``x`` to ``source``, or to ``x`` itself.
 
@@ -110,18 +114,23 @@ class Attention(nn.Module):
             x: where queries come from.
             source: where keys and values come from; ``None`` is ``x``.
             rotary: positions of queries and keys, see ``rotary_table``; ``None`` leaves them unordered.
-            mask: added to the scores, see ``attention_masks``.
+            mask: what is seen of them, see ``attention_masks``.
         """
-        source = x if source is None else source
-        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # (B, N, L, D)
-        k = self.k_norm(self.k_proj(source).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
-        v = self.v_proj(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        if self.groups > 1:
-            k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        q = self.queries(x, rotary)
+        return self.o_proj(attend(q, *self.keys_values(x if source is None else source, rotary), mask))
+
+    def queries(self, x: Float[Tensor, "b l h"], rotary: Rotary | None = None) -> Float[Tensor, "b l n d"]:
+        """What each position of ``x`` asks for."""
+        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)))
+        return q if rotary is None else rotate(q, rotary)
+
+    def keys_values(
+        self, source: Float[Tensor, "b k h"], rotary: Rotary | None = None
+    ) -> tuple[Float[Tensor, "b k g d"], Float[Tensor, "b k g d"]]:
+        """What ``source`` offers: one pair of heads for each group of query heads."""
+        k = self.k_norm(self.k_proj(source).unflatten(-1, (-1, self.head_dim)))
+        v = self.v_proj(source).unflatten(-1, (-1, self.head_dim))
+        return k if rotary is None else rotate(k, rotary), v
 
 
 class EncoderLayer(nn.Module):
@@ -134,9 +143,7 @@ class EncoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, x: Float[Tensor, "b l h"], rotary: Rotary, mask: Float[Tensor, "*#b #l l"] | None
-    ) -> Float[Tensor, "b l h"]:
+    def forward(self, x: Float[Tensor, "b l h"], rotary: Rotary, mask: Mask) -> Float[Tensor, "b l h"]:
         """Attend, then transform each position."""
         x = x + self.self_attn(self.input_layernorm(x), rotary=rotary, mask=mask)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -170,24 +177,98 @@ def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(x: Float[Tensor, "b n l d"], rotary: Rotary) -> Float[Tensor, "b n l d"]:
+def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
     """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
-    cos, sin = rotary
+    cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
+
+
+def attend(
+    q: Float[Tensor, "b l n d"], k: Float[Tensor, "b k g d"], v: Float[Tensor, "b k g d"], mask: Mask = None
+) -> Float[Tensor, "b l n*d"]:
+    """What each query reads of the values; a group of query heads shares a head of keys and values."""
+    if isinstance(mask, Band):
+        return mask.attend(q, k, v)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    on_cpu = q.device.type == "cpu"  # where the fused kernel knows of groups, whatever is masked
+    if not on_cpu:
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=on_cpu)
+    return out.transpose(1, 2).flatten(2)
+
+
+MIN_BLOCK = 64
+"""Queries that are worth a matrix product of their own."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Attention to the positions at most a window away, block by block: time and memory linear in the length.
+
+    Each of M blocks of Q queries sees its own positions and a window on either side, Q + 2 windows in all.
+
+    Attributes:
+        window: how far a position sees, both ends included.
+        bias: added to the scores of each block; one for all songs where nothing is hidden.
+        lost: queries that see nothing; ``None`` where there can be none. As in dense attention, whose scores are then
+            all the same most negative number, they read the mean of all values.
+    """
+
+    window: int
+    bias: Float[Tensor, "#b m 1 q k"]
+    lost: Bool[Tensor, "b l"] | None
+
+    @classmethod
+    def over(cls, length: int, window: int, valid: Bool[Tensor, "b l"] | None, like: Tensor) -> Band:
+        """The band over ``length`` positions, of which those that are not ``valid`` are hidden as keys."""
+        block = min(max(window, MIN_BLOCK), length)
+        blocks = -(-length // block)
+        if valid is None:
+            valid = torch.ones(1, length, dtype=torch.bool, device=like.device)
+            can_lose = False
+        else:
+            can_lose = True
+        keys = F.pad(valid, (window, blocks * block - length + window)).unfold(1, block + 2 * window, block)
+        offset = torch.arange(block + 2 * window, device=like.device) - torch.arange(block, device=like.device)[:, None]
+        visible = keys[:, :, None, :] & ((offset >= 0) & (offset <= 2 * window))  # (B, M, Q, K)
+        lost = ~visible.any(-1).flatten(1)[:, :length] if can_lose else None
+        return cls(window, hide(visible, like).unsqueeze(2), lost)
+
+    def attend(
+        self, q: Float[Tensor, "b l n d"], k: Float[Tensor, "b l g d"], v: Float[Tensor, "b l g d"]
+    ) -> Float[Tensor, "b l n*d"]:
+        """What each query reads of the values in its band."""
+        songs, length = q.shape[:2]
+        blocks, block = self.bias.shape[1], self.bias.shape[3]
+        short = blocks * block - length
+        near = [self._near(F.pad(x, (0, 0, 0, 0, self.window, short + self.window)), block) for x in (k, v)]
+        q = F.pad(q, (0, 0, 0, 0, 0, short)).unflatten(1, (blocks, block)).flatten(0, 1)
+        out = attend(q, *near, self.bias.expand(songs, -1, -1, -1, -1).flatten(0, 1))  # (B*M, Q, N*D)
+        out = out.unflatten(0, (songs, blocks)).flatten(1, 2)[:, :length]
+        if self.lost is None:
+            return out
+        mean = v.mean(1, keepdim=True).repeat_interleave(q.shape[2] // v.shape[2], dim=2).flatten(2)
+        return torch.where(self.lost[..., None], mean, out)
+
+    def _near(self, x: Float[Tensor, "b p g d"], block: int) -> Float[Tensor, "bm k g d"]:
+        """For each block the padded positions that it sees."""
+        return x.unfold(1, block + 2 * self.window, block).movedim(-1, 2).flatten(0, 1)
+
+
+Mask = Float[Tensor, "*#b #l k"] | Band | None
+"""What a position sees: everything, what is added to the scores, or a band."""
 
 
 def attention_masks(
     length: int, window: int | None, valid: Bool[Tensor, "b l"] | None, like: Tensor
-) -> dict[str, Tensor | None]:
-    """Additive self-attention masks by layer type; ``None`` where every position sees every other."""
-    keys = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, L)
-    full = None if keys is None else hide(keys, like)
+) -> dict[str, Mask]:
+    """What self-attention sees by layer type; ``None`` where every position sees every other."""
+    full = None if valid is None else hide(valid[:, None, None, :], like)  # (B, 1, 1, L)
     if window is None or length <= window + 1:
         return {FULL: full, SLIDING: full}
-    positions = torch.arange(length, device=like.device)
-    band = (positions[:, None] - positions).abs() <= window  # (L, L)
-    return {FULL: full, SLIDING: hide(band if keys is None else band & keys, like)}
+    return {FULL: full, SLIDING: Band.over(length, window, valid, like)}
 
 
 def hide(visible: Bool[Tensor, "*b l k"], like: Tensor) -> Float[Tensor, "*b l k"]:

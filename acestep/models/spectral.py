@@ -88,9 +88,13 @@ class SpectralAutoencoder(nn.Module):
         mean = (self.features(audio) - self.mean) @ self.analysis
         return Posterior(mean, torch.full_like(mean, self.config.posterior_scale))
 
-    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
         """The waveform that ``latents`` describe, ``hop`` samples a frame."""
+        return self.decode_at(latents, 0)
+
+    @torch.no_grad()
+    def decode_at(self, latents: Float[Tensor, "b t c"], first: int) -> Float[Tensor, "b a s"]:
+        """The waveform of a part of a song that begins at frame ``first``: phases run on from the song's start."""
         features = latents @ self.synthesis + self.mean
         notes, bands = self.config.notes, len(NOISE_EDGES_HZ) - 1
         amplitudes = (10 ** (features[..., : notes + bands] - 3) - self.config.floor).clamp(0, 2)
@@ -100,7 +104,8 @@ class SpectralAutoencoder(nn.Module):
         for side in (balance, 1 - balance):
             gains = math.sqrt(2) * side[..., zones]
             tones = _sharpen(amplitudes[..., :notes]) * gains[..., :notes]
-            sides.append(self._oscillate(tones) + self._hiss(amplitudes[..., notes:] * gains[..., notes:]))
+            hiss = self._hiss(amplitudes[..., notes:] * gains[..., notes:], first)
+            sides.append(self._oscillate(tones, first) + hiss)
         return torch.stack(sides, dim=1)
 
     @torch.no_grad()
@@ -174,14 +179,14 @@ class SpectralAutoencoder(nn.Module):
         padded = torch.cat([values[:, :1], values, values[:, -1:]], 1)
         return padded[:, :-1], padded[:, 1:]
 
-    def _oscillate(self, amplitudes: Float[Tensor, "b t n"]) -> Float[Tensor, "b s"]:
+    def _oscillate(self, amplitudes: Float[Tensor, "b t n"], first: int) -> Float[Tensor, "b s"]:
         """Sinusoids of fixed phase whose amplitudes run linearly between frame centres, summed by matrix products."""
         device = amplitudes.device
         hz = self._hz(self.config.lowest_note, self.config.highest_note + 1, device)
         inside = torch.arange(self.hop, dtype=torch.float64, device=device) / self.sample_rate
         sine = (2 * math.pi * hz[:, None] * inside).sin().to(amplitudes)
         cosine = (2 * math.pi * hz[:, None] * inside).cos().to(amplitudes)
-        stretches = torch.arange(amplitudes.shape[1] + 1, dtype=torch.float64, device=device) * self.hop
+        stretches = (torch.arange(amplitudes.shape[1] + 1, dtype=torch.float64, device=device) + first) * self.hop
         turns = stretches[:, None] * hz / self.sample_rate + 0.618034 * torch.arange(len(hz), device=device)
         phase = 2 * math.pi * (turns % 1)
         ramp = (inside * self.sample_rate / self.hop).to(amplitudes)
@@ -191,7 +196,7 @@ class SpectralAutoencoder(nn.Module):
         )
         return self._cut(start * (1 - ramp) + end * ramp)
 
-    def _hiss(self, amplitudes: Float[Tensor, "b t k"]) -> Float[Tensor, "b s"]:
+    def _hiss(self, amplitudes: Float[Tensor, "b t k"], first: int) -> Float[Tensor, "b s"]:
         """Fixed band noise, looped, at the given amplitudes."""
         ramp = torch.arange(self.hop, device=amplitudes.device) / self.hop
         out = torch.zeros((), device=amplitudes.device)
@@ -199,7 +204,8 @@ class SpectralAutoencoder(nn.Module):
             noise = loop.to(amplitudes)
             start, end = self._between(amplitudes[..., band : band + 1])
             envelope = start * (1 - ramp) + end * ramp
-            index = torch.arange(envelope.shape[1] * self.hop, device=amplitudes.device) % NOISE_SAMPLES
+            samples = torch.arange(envelope.shape[1] * self.hop, device=amplitudes.device) + first * self.hop
+            index = samples % NOISE_SAMPLES
             out = out + envelope * noise[index].view(envelope.shape[1], self.hop)
         return self._cut(out)
 

@@ -10,15 +10,53 @@ from networks import TINY, network, normal, random_conditions
 
 from acestep.models.conditioner import by_song, pack
 from acestep.models.dit import sinusoid
-from acestep.models.layers import FULL, SLIDING, Attention, RMSNorm, attention_masks, rotary_table, rotate
+from acestep.models.layers import (
+    FULL,
+    SLIDING,
+    Attention,
+    Band,
+    RMSNorm,
+    attend,
+    attention_masks,
+    hide,
+    rotary_table,
+    rotate,
+)
 
 LIKE = torch.zeros(())
 
 
-def test_band_includes_both_ends() -> None:
-    visible = attention_masks(7, 2, None, LIKE)[SLIDING] == 0
-    distance = (torch.arange(7)[:, None] - torch.arange(7)).abs()
-    assert torch.equal(visible, distance <= 2)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("length", "window"), [(12, 8), (65, 63), (77, 3), (130, 64), (200, 0), (256, 64)])
+def test_a_band_is_dense_attention_under_a_mask(length: int, window: int, padded: bool) -> None:
+    generator = torch.Generator().manual_seed(length)
+    heads = [normal(generator, 3, length, count, 8).requires_grad_() for count in (4, 2, 2)]
+    positions = torch.arange(length)
+    visible = ((positions[:, None] - positions).abs() <= window)[None, None]
+    valid = None
+    if padded:
+        valid = torch.rand(3, length, generator=generator) < 0.7
+        valid[1:, length // 3 :] = False  # whole windows of nothing, and in the last song
+        valid[2] = False  # not a single key
+        visible = visible & valid[:, None, None]
+    banded = attend(*heads, attention_masks(length, window, valid, LIKE)[SLIDING])
+    dense = attend(*heads, hide(visible, LIKE))
+    torch.testing.assert_close(banded, dense, atol=1e-6, rtol=1e-5)
+    # What sees nothing follows rounding, not queries and keys: its gradients mean nothing.
+    sees = visible.any(-1)[:, 0, :, None]
+    for one, other in zip(
+        *(torch.autograd.grad((x * sees).square().sum(), heads) for x in (banded, dense)), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_band_holds_nothing_of_the_square_of_the_length() -> None:
+    def largest(length: int) -> int:
+        band = attention_masks(length, 32, torch.ones(1, length, dtype=torch.bool), LIKE)[SLIDING]
+        assert isinstance(band, Band)
+        return band.bias.numel()
+
+    assert largest(64 * 40) == 10 * largest(64 * 4) == 64 * 40 * (64 + 2 * 32)
 
 
 @pytest.mark.parametrize(("length", "window"), [(3, 2), (3, 7), (100, None)])
@@ -26,12 +64,10 @@ def test_no_mask_where_the_band_holds_everything(length: int, window: int | None
     assert attention_masks(length, window, None, LIKE) == {FULL: None, SLIDING: None}
 
 
-def test_invalid_keys_are_hidden_in_both_kinds_of_layer() -> None:
+def test_invalid_keys_are_hidden_where_all_is_seen() -> None:
     valid = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    masks = attention_masks(4, 1, valid, LIKE)
-    assert torch.equal(masks[FULL][:, 0, 0] == 0, valid)
-    assert (masks[SLIDING][0, 0, :, 2:] < 0).all()
-    assert torch.equal(masks[SLIDING][1, 0] == 0, attention_masks(4, 1, None, LIKE)[SLIDING] == 0)
+    for mask in attention_masks(4, None, valid, LIKE).values():
+        assert torch.equal(mask[:, 0, 0] == 0, valid)
 
 
 def test_a_change_spreads_one_window_per_sliding_layer() -> None:
@@ -50,8 +86,8 @@ def test_a_change_spreads_one_window_per_sliding_layer() -> None:
 def test_rotation_depends_on_distance_only() -> None:
     table = rotary_table(20, 8, 1e4, LIKE)
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
-    q, k = rotate(q.expand(1, 1, 20, 8), table), rotate(k.expand(1, 1, 20, 8), table)
-    scores = (q @ k.mT)[0, 0]
+    q, k = rotate(q.expand(1, 20, 1, 8), table), rotate(k.expand(1, 20, 1, 8), table)
+    scores = q[0, :, 0] @ k[0, :, 0].T
     for offset in (-3, 0, 5):
         diagonal = scores.diagonal(offset)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))

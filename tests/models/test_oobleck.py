@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.pipeline import DECODE_CHUNKS, DECODE_OVERLAP
+from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP
 from acestep.tiling import tiled_decode, tiled_encode
 
 SEAM = -80.0
@@ -116,7 +116,7 @@ def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
     autoencoder.init_weights(torch.Generator().manual_seed(0))
     latents = normal(torch.Generator().manual_seed(1), 1, 801, 1)
     audio = autoencoder.decode(latents)
-    tiled = tiled_decode(autoencoder, latents, DECODE_CHUNKS["oobleck"], DECODE_OVERLAP)
+    tiled = tiled_decode(autoencoder, latents, DECODE_CHUNK, DECODE_OVERLAP)
     assert _decibels(tiled, audio) < SEAM
     encoder = TiledEncoder()
     tiles = (size * config.hop for size in (encoder.chunk, encoder.overlap))

@@ -9,6 +9,7 @@ import torch
 
 from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.synth import draw_song, render
+from acestep.tiling import tiled_decode
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,13 @@ def test_shapes_whole_frames_and_batches(autoencoder: SpectralAutoencoder) -> No
     assert decoded.shape == (3, 2, 20 * 1920)
     alone = autoencoder.decode(autoencoder.encode(audio[1:2]).mean)
     torch.testing.assert_close(decoded[1:2], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [40, 97])
+def test_tiles_make_the_whole_song(autoencoder: SpectralAutoencoder, frames: int) -> None:
+    latents = torch.randn(2, frames, 64, generator=torch.Generator().manual_seed(frames))
+    tiled = tiled_decode(autoencoder, latents, chunk=24, overlap=4)
+    torch.testing.assert_close(tiled, autoencoder.decode(latents), atol=2e-5, rtol=0)
 
 
 def test_a_song_comes_back_with_its_spectrum_and_its_sides(autoencoder: SpectralAutoencoder) -> None:

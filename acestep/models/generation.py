@@ -1,0 +1,206 @@
+"""The velocity field of one generation: what its many evaluations have in common is computed once.
+
+All songs of an evaluation are at one time, and their conditions stay: keys and values are kept, and a condition that is
+one token over and over, as the null one is, has one answer for whoever asks. Both predictions of guidance are the same
+until they first hear their condition. The numbers are ``DiT.forward``'s but for rounding.
+
+Shapes: B songs, S patches, H width; G songs under all conditions at once, one condition after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from acestep.models.dit import DiT, DiTLayer, modulated
+from acestep.models.layers import Mask, Rotary, attend, hide
+from acestep.types import Conditions
+
+ROWS = 1024
+"""Positions that a processor takes through a layer at a time, so that what is made of them stays in its cache."""
+
+Block = tuple[slice, slice]
+"""Some songs, and some of their positions."""
+
+
+class Generation:
+    """A velocity field (``types.PairField``) for few conditions and many times. Has no gradients."""
+
+    def __init__(self, decoder: DiT) -> None:
+        self.decoder = decoder
+        self._heard: dict[int, Heard] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions
+    ) -> Float[Tensor, "b t c"]:
+        """The velocity at ``x_t`` and the one time that all of ``t`` is."""
+        return self._velocity(x_t, t, [self._hear(conditions)])
+
+    @torch.no_grad()
+    def pair(
+        self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions, null: Conditions
+    ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t c"]]:
+        """The velocities under ``conditions`` and under ``null``, which differ in their states alone."""
+        one, other = self._velocity(x_t, t, [self._hear(conditions), self._hear(null)]).chunk(2)
+        return one, other
+
+    def _hear(self, conditions: Conditions) -> Heard:
+        if id(conditions) not in self._heard:  # what was heard holds its conditions, so that no other get their id
+            self._heard[id(conditions)] = Heard(self.decoder, conditions)
+        return self._heard[id(conditions)]
+
+    def _velocity(self, x_t: Tensor, t: Tensor, branches: Sequence[Heard]) -> Tensor:
+        decoder, first = self.decoder, branches[0]
+        dtype = first.conditions.states.dtype
+        x = decoder.enter(x_t.to(dtype), first.conditions.context, first.frames)  # (B, S, H)
+        if first.frames is not None:  # masks are then of songs, and all layers have the same
+            x = x.repeat(len(branches), 1, 1)
+        rotary, masks = first.layout(decoder, x)
+        embedding, modulation = decoder.times(t[:1], torch.zeros_like(t[:1]), dtype)
+        for index, (layer, kind) in enumerate(zip(decoder.layers, decoder.config.stack.layer_types, strict=True)):
+            x = _evaluated(layer, x, modulation, rotary, masks[kind], [branch.answers[index] for branch in branches])
+        return decoder.leave(x, embedding)[:, : x_t.shape[1]]
+
+
+class Heard:
+    """Conditions as the layers hear them: what each layer's cross-attention answers, and what frames see."""
+
+    def __init__(self, decoder: DiT, conditions: Conditions) -> None:
+        self.conditions = conditions
+        self.frames, tokens = decoder.hidden(conditions)
+        given = conditions.states.detach()  # (B, L, E); null states are a view of a parameter
+        states = decoder.condition_embedder(given)  # (B, L, H)
+        mask = None if tokens is None else hide(tokens[:, None, None, :], states)
+        is_one = bool((given == given[:, :1]).all())
+        heard = Constant.of if is_one else Memory.of
+        self.answers: list[Answer] = [heard(layer, states, mask) for layer in decoder.layers]
+        self._layouts: dict[tuple[int, ...], tuple[Rotary, dict[str, Mask]]] = {}
+
+    def layout(self, decoder: DiT, x: Float[Tensor, "g s h"]) -> tuple[Rotary, dict[str, Mask]]:
+        """``DiT.layout`` for patches of ``x``'s shape."""
+        shape = tuple(x.shape)
+        if shape not in self._layouts:
+            frames = None if self.frames is None else self.frames.repeat(len(x) // len(self.frames), 1)
+            self._layouts[shape] = decoder.layout(x, frames)
+        return self._layouts[shape]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of a condition in one layer."""
+
+    keys: Float[Tensor, "b l g d"]
+    values: Float[Tensor, "b l g d"]
+    mask: Float[Tensor, "b 1 1 l"] | None
+
+    @classmethod
+    def of(cls, layer: DiTLayer, states: Float[Tensor, "b l h"], mask: Float[Tensor, "b 1 1 l"] | None) -> Memory:
+        """What ``layer`` makes of ``states``."""
+        return cls(*layer.cross_attn.keys_values(states), mask)
+
+    @property
+    def songs(self) -> int:
+        """How many."""
+        return len(self.keys)
+
+    def __call__(self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice) -> Float[Tensor, "n s h"]:
+        """What patches ``x`` of ``songs`` hear."""
+        q = layer.cross_attn.queries(layer.cross_attn_norm(x))
+        mask = None if self.mask is None else self.mask[songs]
+        return layer.cross_attn.o_proj(attend(q, self.keys[songs], self.values[songs], mask))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What a condition that is one token over and over answers in one layer: its value, whatever the weights."""
+
+    answer: Float[Tensor, "b 1 h"]
+
+    @classmethod
+    def of(cls, layer: DiTLayer, states: Float[Tensor, "b l h"], mask: Tensor | None) -> Constant:
+        """What ``layer`` makes of ``states``; hidden or not, they are the same."""
+        token = states[:, :1]
+        return cls(layer.cross_attn(token, source=token))
+
+    @property
+    def songs(self) -> int:
+        """How many."""
+        return len(self.answer)
+
+    def __call__(self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice) -> Float[Tensor, "n 1 h"]:
+        """What any patch of ``songs`` hears."""
+        return self.answer[songs]
+
+
+Answer = Memory | Constant
+
+
+def _evaluated(
+    layer: DiTLayer,
+    x: Float[Tensor, "n s h"],
+    modulation: Float[Tensor, "1 6 h"],
+    rotary: Rotary,
+    mask: Mask,
+    branches: Sequence[Answer],
+) -> Float[Tensor, "g s h"]:
+    """``DiTLayer.forward`` of ``x`` under each of ``branches``; while they are the same, ``x`` is there once."""
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = layer.modulations(modulation, x.dtype)
+    attention, songs = layer.self_attn, branches[0].songs
+
+    def project(block: Block) -> tuple[Tensor, ...]:
+        y = modulated(layer.self_attn_norm(x[block]), shift, scale)
+        cos, sin = rotary
+        turn = cos[block[1]], sin[block[1]]
+        return attention.queries(y, turn), *attention.keys_values(y, turn)
+
+    heard = attend(*_by_blocks(project, x), mask)
+    if len(x) < songs * len(branches):
+        x, heard = (part.repeat(len(branches), 1, 1) for part in (x, heard))
+
+    def settle(block: Block) -> tuple[Tensor]:
+        y = torch.addcmul(x[block], gate, attention.o_proj(heard[block]))
+        for number, answer in enumerate(branches):
+            first, last = max(block[0].start, number * songs), min(block[0].stop, (number + 1) * songs)
+            if first < last:
+                rows = slice(first - block[0].start, last - block[0].start)
+                y[rows] += answer(layer, y[rows], slice(first - number * songs, last - number * songs))
+        return (torch.addcmul(y, mlp_gate, transform(modulated(layer.mlp_norm(y), mlp_shift, mlp_scale))),)
+
+    def transform(y: Tensor) -> Tensor:  # ``SwiGLU.forward`` that writes over what nobody needs again
+        return layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(y), inplace=True).mul_(layer.mlp.up_proj(y)))
+
+    (x,) = _by_blocks(settle, x)
+    return x
+
+
+def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor, "g s h"]) -> tuple[Tensor, ...]:
+    """What ``function`` makes of every block of ``x``, put together."""
+    blocks = list(_blocks(x))
+    if len(blocks) == 1:
+        return function(blocks[0])
+    wholes: tuple[Tensor, ...] = ()
+    for block in blocks:
+        parts = function(block)
+        wholes = wholes or tuple(part.new_empty(*x.shape[:2], *part.shape[2:]) for part in parts)
+        for whole, part in zip(wholes, parts, strict=True):
+            whole[block] = part
+    return wholes
+
+
+def _blocks(x: Float[Tensor, "g s h"]) -> Iterator[Block]:
+    """All of ``x`` on an accelerator; else short songs together, long ones in about equal parts."""
+    songs, length = x.shape[:2]
+    if x.device.type != "cpu":
+        yield slice(0, songs), slice(0, length)
+        return
+    together, parts = max(1, ROWS // length), -(-length // ROWS)
+    for first in range(0, songs, together):
+        for part in range(parts):
+            positions = slice(part * length // parts, (part + 1) * length // parts)
+            yield slice(first, min(first + together, songs)), positions

@@ -1,0 +1,141 @@
+"""What a song's length costs: the sliding layers alone, and whole songs by a checkpoint, each in a process of its own.
+
+``python -m benchmarks.length --json FILE``; ``--weights none`` leaves the songs out. Attention is what torch's fused
+kernel takes, of which only the full layers' share grows faster than the song.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from time import process_time
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from acestep.flow import CFG, Euler, Linear, Sampler
+from acestep.memory import peak_memory
+from acestep.models.acestep import AceStep
+from acestep.models.layers import SLIDING
+from acestep.pipeline import Pipeline
+from acestep.types import Song
+from benchmarks.measure import CLOCKS, best_seconds, machine
+from benchmarks.sampler import SIZES, Case, random_conditions
+
+ATTENTION = "scaled_dot_product"
+LAYERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sliding:
+    """A generation's step by a DiT of sliding layers only."""
+
+    seconds: float
+    step_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One song.
+
+    Attributes:
+        seconds: its length.
+        cpu_s: processor seconds to make and save nothing of it: conditions, sampling, decoding.
+        attention_s: those of them in attention.
+        peak: bytes that the process had at most.
+    """
+
+    seconds: float
+    cpu_s: float
+    attention_s: float
+    peak: int
+
+
+@torch.no_grad()
+def sliding(size: str, lengths: Sequence[float], rounds: int, clock: Callable[[], float]) -> list[Sliding]:
+    """The time of one guided step of ``LAYERS`` sliding layers by length."""
+    config = replace(SIZES[size], num_hidden_layers=LAYERS, layer_types=(SLIDING,) * LAYERS)
+    generator = torch.Generator().manual_seed(0)
+    network = AceStep(config).eval()
+    network.init_weights(generator)
+    sampler = Sampler(schedule=Linear(steps=1), solver=Euler(), guidance=CFG(scale=7.0))
+    tasks = []
+    for seconds in lengths:
+        conditions = random_conditions(Case(size=size, seconds=seconds, batch=1, steps=1), config, generator)
+        noise = torch.randn(1, conditions.context.shape[1], 64, generator=generator)
+        null, field = network.null(conditions), network.generation()
+        tasks.append(lambda f=field, n=noise, c=conditions, e=null: sampler(f, n, c, e))
+        tasks[-1]()
+    times = best_seconds(*tasks, rounds=rounds, clock=clock)
+    return [Sliding(seconds=seconds, step_s=taken) for seconds, taken in zip(lengths, times, strict=True)]
+
+
+def exponent(rows: Sequence[Sliding]) -> float:
+    """Of the power of the length by which time grows between the shortest and the longest."""
+    first, last = min(rows, key=lambda row: row.seconds), max(rows, key=lambda row: row.seconds)
+    return math.log(last.step_s / first.step_s) / math.log(last.seconds / first.seconds)
+
+
+def make(weights: str, seconds: float, steps: int, threads: int) -> Made:
+    """One song, measured; called in a process of its own."""
+    torch.set_num_threads(threads)
+    pipeline = Pipeline.from_pretrained(weights)
+    sampler = replace(pipeline.sampler, schedule=Linear(steps=steps))
+    song = Song(caption="a song", seconds=seconds, seed=0)
+    started = process_time()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in pipeline.generate([song], sampler):
+            pass
+    taken = process_time() - started
+    kernels = [event for event in seen.key_averages() if ATTENTION in event.key]
+    attention = sum(event.self_cpu_time_total for event in kernels) / 1e6 * threads
+    return Made(seconds=seconds, cpu_s=taken, attention_s=attention, peak=peak_memory(torch.device("cpu")))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="100m", help="of the sliding layers (default 100m)")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0], help="of music (default 60 600)")
+    parser.add_argument("--weights", default="micro", help="checkpoint of the songs, or none (default micro)")
+    parser.add_argument("--steps", type=int, default=8, help="sampler steps of a song (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args(arguments)
+    layers = sliding(options.size, options.seconds, options.rounds, CLOCKS[options.clock])
+    for row in layers:
+        print(f"sliding layers  {row.seconds:>6g} s  {row.step_s:>9.3f} s a step")
+    print(f"sliding layers  time grows with the length to the power {exponent(layers):.3f}")
+    record = {"sliding": [asdict(row) for row in layers], "exponent": exponent(layers), "songs": []}
+    songs: list[Made] = []
+    for seconds in options.seconds if options.weights != "none" else ():
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            made = pool.submit(make, options.weights, seconds, options.steps, torch.get_num_threads()).result()
+        songs.append(made)
+        whole, attention = (1e3 * taken / seconds for taken in (made.cpu_s, made.attention_s))
+        each = f"{whole:.1f} ms a second of audio, {attention:.1f} of attention"
+        print(f"{options.weights:<15} {seconds:>6g} s  {made.cpu_s:>9.1f} s  {each}, peak {made.peak / 2**20:.0f} MiB")
+    if songs:
+        shares = {
+            "peak": songs[-1].peak / songs[0].peak,
+            "time per second": songs[-1].cpu_s / songs[-1].seconds / (songs[0].cpu_s / songs[0].seconds),
+        }
+        rest = [(made.cpu_s - made.attention_s) / made.seconds for made in songs]
+        shares["time per second outside attention"] = rest[-1] / rest[0]
+        for name, share in shares.items():
+            print(f"{options.weights:<15} last over first: {name} {share:.2f}")
+        record |= {"songs": [asdict(made) for made in songs], "last over first": shares}
+    if options.json:
+        record["machine"] = machine(0.0, ("torch",))
+        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A generation's velocity field is the network's own, whatever it keeps and however it goes about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import TINY, network, normal, random_conditions
+from torch import Tensor
+
+from acestep.flow import APG, CFG, Euler, Heun, Linear, Sampler
+from acestep.models import generation
+from acestep.models.acestep import AceStep
+from acestep.models.dit import Padding
+from acestep.types import Conditions, PairField
+
+TIME = torch.full((2,), 0.3)
+
+
+def two_songs(frames: int, seed: int = 0) -> tuple[Conditions, Tensor]:
+    """Conditions of two songs, one shorter in both frames and tokens, and their latents."""
+    generator = torch.Generator().manual_seed(seed)
+    both = random_conditions(generator, frames, 7).cat(random_conditions(generator, frames, 7))
+    frame_mask, mask = both.frame_mask.clone(), both.mask.clone()
+    frame_mask[1, frames - 9 :] = False
+    mask[0, 5:] = False
+    return replace(both, frame_mask=frame_mask, mask=mask), normal(generator, 2, frames, 4)
+
+
+@pytest.mark.parametrize("rows", [64, 1024])
+@pytest.mark.parametrize("frames", [33, 150])
+@pytest.mark.parametrize("padding", Padding)
+@torch.no_grad()
+def test_both_velocities_are_the_networks(
+    padding: Padding, frames: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "ROWS", rows)
+    model = network(replace(TINY, padding=padding))
+    conditions, x_t = two_songs(frames)
+    field, null = model.generation(), model.null(conditions)
+    assert isinstance(field, PairField)
+    for other in (null, replace(conditions, states=conditions.states.flip(1))):
+        for _ in range(2):  # made, then kept
+            for made, wanted in zip(field.pair(x_t, TIME, conditions, other), (conditions, other), strict=True):
+                expected = model.velocity(x_t, TIME, wanted)
+                torch.testing.assert_close(made, expected, atol=3e-5, rtol=1e-4)
+                torch.testing.assert_close(field(x_t, TIME, wanted), expected, atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [Sampler(Linear(steps=4), Euler(), APG()), Sampler(Linear(steps=3), Heun(), CFG())])
+def test_songs_are_the_same(sampler: Sampler) -> None:
+    model = network()
+    conditions, noise = two_songs(50)
+    null = model.null(conditions)
+    made = sampler(model.generation(), noise, conditions, null)
+    torch.testing.assert_close(made, sampler(model.velocity, noise, conditions, null), atol=1e-3, rtol=1e-3)
+
+
+def test_what_stays_is_computed_once_and_the_null_condition_asks_nothing() -> None:
+    model = network()
+    conditions, noise = two_songs(50)
+    calls: dict[str, list[int]] = {"k_proj": [], "q_proj": []}
+    cross = model.decoder.layers[1].cross_attn
+    for name in calls:
+        getattr(cross, name).register_forward_pre_hook(
+            lambda _, inputs, name=name: calls[name].append(inputs[0][..., 0].numel())
+        )
+    sampler = Sampler(Linear(steps=5), Euler(), CFG(scale=3.0, t_min=0.5))
+    sampler(model.generation(), noise, conditions, model.null(conditions))
+    assert len(calls["k_proj"]) == 2  # the condition's and the null token's
+    # Five steps of two songs of 25 patches, guided or not, and the null token of both.
+    assert sum(calls["q_proj"]) == 5 * 2 * 25 + 2
+
+
+def test_generations_do_not_share_what_they_keep() -> None:
+    model: AceStep = network()
+    conditions, x_t = two_songs(33)
+    with torch.no_grad():
+        before = model.generation()(x_t, TIME, conditions)
+        model.decoder.layers[0].cross_attn.v_proj.weight.mul_(2)
+        torch.testing.assert_close(
+            model.generation()(x_t, TIME, conditions), model.velocity(x_t, TIME, conditions), atol=3e-5, rtol=1e-4
+        )
+        assert (model.generation()(x_t, TIME, conditions) - before).abs().max() > 1e-3
