@@ -23,18 +23,19 @@ from acestep.loudness import Normalize, levelled
 from acestep.memory import Memory, Placement, quantise
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
-from acestep.requests import Prepared, batches, keeps_source, prepare, source_samples, spliced
+from acestep.planner.codes import CODES_PER_SECOND
+from acestep.planner.hints import check_codes, hints
+from acestep.requests import Prepared, batches, called, keeps_source, prepare, source_seconds, spliced
 from acestep.sampling import BatchSampler
 from acestep.tiling import tiled_decode
-from acestep.types import Autoencoder, Posterior, Request, Song
+from acestep.types import AdapterUse, Autoencoder, Posterior, Request, Song
 from acestep.units import frames_to_seconds, seconds_to_frames
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.open import find_folder, open_checkpoint
 from acestep.weights.save import save_checkpoint
 
-DECODE_CHUNKS = {"oobleck": 512}
-DECODE_OVERLAP = 64
-"""Latent frames, as upstream (``vae_decode.py``). The spectral autoencoder's phases run through a whole song."""
+DECODE_CHUNK, DECODE_OVERLAP = 512, 64
+"""Latent frames, as upstream (``vae_decode.py``)."""
 
 OnLatents = Callable[[Song, Float[Tensor, "t c"]], None]
 """Told of each song's latents before they are decoded."""
@@ -64,6 +65,7 @@ class Pipeline:
         placement: where parts work, and whether they wait elsewhere.
         decode_chunk: latent frames that are decoded at a time, which bounds the memory; ``None`` decodes songs whole.
         allow_untrained: whether tasks may be asked for that the checkpoint was not trained for.
+        merged: adapters that are part of the network's weights.
     """
 
     network: AceStep
@@ -75,11 +77,12 @@ class Pipeline:
     placement: Placement = field(default_factory=Placement)
     decode_chunk: int | None = None
     allow_untrained: bool = False
+    merged: tuple[AdapterUse, ...] = ()
     bank: Bank = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """The adapters that songs ask for are kept with the network."""
-        object.__setattr__(self, "bank", Bank(self.network.decoder))
+        object.__setattr__(self, "bank", Bank(self.network.decoder, self.merged))
 
     @classmethod
     def from_pretrained(
@@ -90,17 +93,18 @@ class Pipeline:
         padding: Padding | str | None = None,
         memory: Memory | str = Memory.full,
         allow_untrained: bool = False,
+        merged: Sequence[AdapterUse] = (),
     ) -> Pipeline:
         """The checkpoint in a folder (any known layout, or a run folder), or a shipped one by its name.
 
         A folder that holds an adapter is loaded on top of the weights that it was trained on. ``memory`` is any but
-        ``auto``; ``acestep.memory.choose`` picks one.
+        ``auto``; ``acestep.memory.choose`` picks one. ``merged`` become part of the weights before these are quantised.
         """
-        folder = find_folder(path_or_name)
-        memory = choice("memory", Memory, memory)
+        folder, memory = find_folder(path_or_name), choice("memory", Memory, memory)
         if not is_adapter(folder):
-            return cls.from_checkpoint(open_checkpoint(folder), device, dtype, padding, memory, allow_untrained)
-        pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding, memory, allow_untrained)
+            checkpoint = open_checkpoint(folder)
+            return cls.from_checkpoint(checkpoint, device, dtype, padding, memory, allow_untrained, merged)
+        pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding, memory, allow_untrained, merged)
         load_adapter(pipeline.network.decoder, folder)
         pipeline.network.decoder.to("cpu" if memory.offloads else device)
         pipeline.network.eval()
@@ -115,10 +119,13 @@ class Pipeline:
         padding: Padding | str | None = None,
         memory: Memory = Memory.full,
         allow_untrained: bool = False,
+        merged: Sequence[AdapterUse] = (),
     ) -> Pipeline:
         """The parts of ``checkpoint``, built on ``device``, or beside it where ``memory`` offloads."""
         dtype, home = named_dtype(dtype), torch.device("cpu") if memory.offloads else torch.device(device)
         network = build_network(checkpoint, "cpu" if memory.quantised else home, dtype, padding)
+        if merged:
+            Bank(network.decoder).merge(merged)
         if memory.quantised:
             quantise(network, memory.quantised)
             network.to(home)
@@ -131,8 +138,9 @@ class Pipeline:
             sampler=build_sampler(checkpoint),
             checkpoint=checkpoint,
             placement=Placement(torch.device(device), memory.offloads),
-            decode_chunk=DECODE_CHUNKS.get(checkpoint.autoencoder_class),
+            decode_chunk=DECODE_CHUNK,
             allow_untrained=allow_untrained,
+            merged=tuple(merged),
         )
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -179,7 +187,10 @@ class Pipeline:
         if isinstance(song, Request):
             self._check_trained(song)
             if song.source is not None:
-                return replace(song, seconds=self._source_seconds(song))
+                seconds = source_seconds(song, self.lengths, self.autoencoder.sample_rate, self.autoencoder.hop)
+                return replace(song, seconds=seconds)
+            if song.codes:
+                song = replace(song, seconds=self._coded_seconds(song))
         seconds = self.lengths.default_seconds if song.seconds is None else song.seconds
         return replace(song, seconds=self._seconds(self._frames(self.lengths.check(seconds))))
 
@@ -215,11 +226,12 @@ class Pipeline:
         on_latents: OnLatents | None,
     ) -> Iterator[Audio]:
         for songs in groups:
-            for remark in (remark for song in songs for remark in self.conditioner.remarks(song)):
-                logger.warning(remark)
+            for song in songs:
+                for remark in self.conditioner.remarks(song):
+                    logger.warning("%s: %s", called(song), remark)
             batch = self._prepared(songs)
             for item, latents in zip(batch, self._sampled(batch, sampler, on_step), strict=True):
-                name = f"song.seed={item.song.seed}"
+                name = called(item.song)
                 if not latents.isfinite().all():
                     raise ValueError(f"{name}: the sampler left the finite numbers; use dtype=float32")
                 if on_latents:
@@ -238,9 +250,14 @@ class Pipeline:
                 self.conditioner.silence,
                 self.conditioner.reference_frames,
                 lambda audio: self.encode(audio).mean[0].float(),
+                self._hint,
             )
             for song in songs
         ]
+
+    def _hint(self, codes: Sequence[int]) -> Float[Tensor, "t c"]:
+        with self.placement(self.network.tokenizer, self.network.detokenizer):
+            return hints(self.network, [codes])[0]
 
     def _sampled(
         self, batch: Sequence[Prepared], sampler: Sampler, on_step: OnStep | None
@@ -249,23 +266,12 @@ class Pipeline:
         device = self.placement.device if self.placement.offload else self.network.null_condition_emb.device
         return BatchSampler(self.network, self.conditioner, self.bank, self.placement, device)(batch, sampler, on_step)
 
-    def _source_seconds(self, song: Request) -> float:
-        """How long a song from a recording lasts."""
-        samples = source_samples(song, self.autoencoder.sample_rate)
-        frames = samples // self.autoencoder.hop
-        seconds = self._seconds(frames)
-        key = "source" if song.end is None else "end"
-        key = "start" if song.start is not None and song.start < 0 else key
-        try:
-            self.lengths.check(seconds)
-        except ValueError as error:
-            reason = str(error).partition(": ")[2]
-            raise ValueError(f"song.{key}={getattr(song, key)}: the song would last {seconds:g} s; {reason}") from error
-        if song.seconds is not None and self._frames(song.seconds) != frames:
-            raise ValueError(
-                f"song.seconds={song.seconds:g}: task {song.task} lasts as its source does, {seconds:g} s; leave it out"
-            )
-        return seconds
+    def _coded_seconds(self, song: Request) -> float:
+        """How long a song of given codes lasts."""
+        check_codes(self.network, song.codes)
+        if song.seconds is not None:
+            return song.seconds
+        return self.lengths.check(len(song.codes) / CODES_PER_SECOND, "codes")
 
     def _check_trained(self, song: Request) -> None:
         is_base = "base" in str(self.checkpoint.network_config.get("model_version", ""))

@@ -25,9 +25,11 @@ from acestep.conditioning.tasks import Layout, lay_out, span_of, tiled
 from acestep.data.encode import fitted
 from acestep.flow.noise import Retake, song_generators
 from acestep.flow.tasks import CoverStart, CoverSwitch, Repaint, Task
+from acestep.planner.hints import planned_layout
 from acestep.song import SHOWN, shown
 from acestep.types import Autoencoder, Conditions, Request, Song
-from acestep.units import seconds_to_samples
+from acestep.units import frames_to_seconds, seconds_to_frames, seconds_to_samples
+from acestep.weights.checkpoint import Lengths
 
 SILENT = 1e-6
 """Below this everywhere, a recording is digital silence (upstream)."""
@@ -36,6 +38,7 @@ SPLICE_SECONDS = 0.05
 """Both at ``repaint_strength`` 0; they shrink to nothing at 1, and so does the share of injected steps."""
 
 Encode = Callable[[Audio], Float[Tensor, "t c"]]
+Hint = Callable[[Sequence[int]], Float[Tensor, "t c"]]
 
 
 @dataclass(frozen=True)
@@ -61,29 +64,46 @@ class Prepared:
     recording: Float[Tensor, "a s"] | None = None
 
 
-def source_samples(song: Request, sample_rate: int) -> int:
-    """Samples at ``sample_rate`` of the song that ``song.source`` and the span around it make; reads a header only."""
+def source_seconds(song: Request, lengths: Lengths, sample_rate: int, hop: int) -> float:
+    """How long the song lasts that ``song.source`` and the span around it make; reads the recording's header only."""
     with _named("source", song.source):
         info = soundfile.info(song.source)
         if info.frames < 1:
             raise ValueError("has no samples; name a recording")
     own = math.ceil(info.frames * sample_rate / info.samplerate)
-    seconds = own / sample_rate
-    if (song.start or 0.0) > seconds:
-        raise ValueError(f"song.start={song.start:g}: the source is {seconds:.2f} s long; begin inside it")
-    before, after = _around(song, own, sample_rate)
-    return before + own + after
+    if (song.start or 0.0) > own / sample_rate:
+        raise ValueError(f"song.start={song.start:g}: the source is {own / sample_rate:.2f} s long; begin inside it")
+    frames = (own + sum(_around(song, own, sample_rate))) // hop
+    key = "source" if song.end is None else "end"
+    key = "start" if song.start is not None and song.start < 0 else key
+    seconds = lengths.check(frames_to_seconds(frames, sample_rate, hop), f"{key}={getattr(song, key)}")
+    if song.seconds is not None and seconds_to_frames(song.seconds, sample_rate, hop) != frames:
+        raise ValueError(
+            f"song.seconds={song.seconds:g}: task {song.task} lasts as its source does, {seconds:g} s; leave it out"
+        )
+    return seconds
 
 
 def prepare(
-    song: Song, frames: int, autoencoder: Autoencoder, silence: Tensor, reference_frames: int, encode: Encode
+    song: Song,
+    frames: int,
+    autoencoder: Autoencoder,
+    silence: Tensor,
+    reference_frames: int,
+    encode: Encode,
+    hint: Hint,
 ) -> Prepared:
-    """Read what ``song`` names and lay it out; ``encode`` gives the mean latents of audio."""
+    """Read what ``song`` names and lay it out; ``encode`` gives the mean latents of audio, ``hint`` those of codes."""
+    words = lay_out("text2music", None, silence, frames)
     if not isinstance(song, Request):
-        return Prepared(song, frames, lay_out("text2music", None, silence, frames))
+        return Prepared(song, frames, words)
     references = _references(song, autoencoder, reference_frames, encode)
+    words = replace(words, references=references)
+    if song.codes:
+        planned = replace(planned_layout(hint(song.codes), silence, frames), references=references)
+        return Prepared(song, frames, planned, words if song.cover_strength < 1 else None)
     if song.source is None:
-        return Prepared(song, frames, replace(lay_out("text2music", None, silence, frames), references=references))
+        return Prepared(song, frames, words)
     samples = _recording(song, autoencoder)
     is_silent = float(samples.abs().max()) < SILENT
     clean = tiled(silence, frames)[0] if is_silent else encode(Audio(samples, autoencoder.sample_rate)).to(silence)
@@ -91,8 +111,7 @@ def prepare(
         raise ValueError(f"song.source={song.source}: ends before its header says; write it anew")
     if song.task == "edit":
         # The source's own context would hold the edit back (upstream): both flows hear silence and the words.
-        layout = replace(lay_out("text2music", None, silence, frames), references=references)
-        return Prepared(song, frames, layout, clean=clean)
+        return Prepared(song, frames, words, clean=clean)
     is_part = song.start is not None or song.end is not None
     span = span_of(song.start, song.end, frames, autoencoder.sample_rate, autoencoder.hop) if is_part else None
     layout = replace(
@@ -117,8 +136,11 @@ def sampler_task(
 ) -> Task:
     """What ``batch`` adds to plain generation; ``conditions`` and ``null`` are those to switch to."""
     first = batch[0].song
-    if not isinstance(first, Request) or batch[0].clean is None:
+    if not isinstance(first, Request):
         return Task()
+    switch = CoverSwitch(conditions=conditions, null=null, strength=first.cover_strength) if conditions else None
+    if batch[0].clean is None:
+        return Task(switch=switch)
     clean, repaint = sources(batch, device), None
     if batch[0].span:
         at = torch.arange(frames)
@@ -131,7 +153,7 @@ def sampler_task(
         )
     return Task(
         start=CoverStart(source=clean, strength=first.source_strength) if first.source_strength > 0 else None,
-        switch=CoverSwitch(conditions=conditions, null=null, strength=first.cover_strength) if conditions else None,
+        switch=switch,
         repaint=repaint,
     )
 
@@ -152,6 +174,11 @@ def retaken(noise: Float[Tensor, "b t c"], batch: Sequence[Prepared]) -> Float[T
             rows[row] = rows[row].clone()
             rows[row][: item.frames] = Retake(variance=song.retake)(rows[row][None, : item.frames], other[None])[0]
     return torch.stack(rows)
+
+
+def called(song: Song) -> str:
+    """What messages call ``song``: by its name, or else its seed."""
+    return song.name if isinstance(song, Request) and song.name else f"song.seed={song.seed}"
 
 
 def keeps_source(song: Song) -> bool:
@@ -199,7 +226,7 @@ def _treatment(song: Song) -> Hashable:
         return None
     part = (song.seconds, song.repaint_strength) if song.start is not None or song.end is not None else None
     edit = (song.edit_start, song.edit_stop, song.edit_draws) if song.task == "edit" else None
-    return bool(song.source), song.cover_strength, song.source_strength, part, edit, song.adapters
+    return bool(song.source), bool(song.codes), song.cover_strength, song.source_strength, part, edit, song.adapters
 
 
 def _crossfade(song: Request) -> int:

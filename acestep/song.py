@@ -12,8 +12,17 @@ SHOWN = 60
 class Song:
     """One request or one training example, in words: what a person writes down before any tensor exists.
 
-    ``seconds=None`` asks for the checkpoint's usual length. ``bpm``, ``key`` and ``time_signature`` left at
-    ``None`` are written as ``N/A`` in the prompt. Empty ``lyrics`` mean an instrumental.
+    What is left at ``None`` is written as ``N/A`` in the prompt.
+
+    Attributes:
+        caption: the music in words: style, instruments, mood, voice; up to some 500 characters.
+        lyrics: with their structure in brackets, such as ``[verse]``; empty for an instrumental; ``@FILE`` is read.
+        language: of the lyrics, by code or English name.
+        seconds: how long it lasts; left out, the checkpoint's usual length.
+        bpm: beats a minute, 30 to 300.
+        key: such as ``C major`` or ``F# minor``.
+        time_signature: beats in a bar: 2, 3, 4 or 6; ``3/4`` will do.
+        seed: of its noise: the same one gives the same song.
     """
 
     caption: str = ""
@@ -50,7 +59,9 @@ class Request(Song):
         end: of what to repaint; beyond the source's end the song grows; left out it is the source's end.
         tracks: instruments for ``extract``, ``lego`` and ``complete``, such as ``drums``.
         references: audio files whose timbre to take.
-        cover_strength: share of the steps that hear the source; the rest hears the words alone.
+        codes: the music itself in place of a source, as 5 Hz audio codes, five a second: what a planner writes. Without
+            ``seconds`` the song lasts as they do.
+        cover_strength: share of the steps that hear the source, or the codes; the rest hears the words alone.
         source_strength: how near to the source's latents to start: 0 from noise, 1 as near as the schedule reaches.
         repaint_strength: 0 holds on to what surrounds the repainted part, 1 lets it go.
         splice: what stands outside the repainted part: ``reconstruction``, the source as the autoencoder gives it
@@ -72,6 +83,7 @@ class Request(Song):
     end: float | None = None
     tracks: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    codes: tuple[int, ...] = ()
     cover_strength: float = 1.0
     source_strength: float = 0.0
     repaint_strength: float = 0.5
@@ -87,6 +99,7 @@ class Request(Song):
         """Lists, as configs and files have them, become tuples."""
         object.__setattr__(self, "tracks", tuple(self.tracks))
         object.__setattr__(self, "references", tuple(self.references))
+        object.__setattr__(self, "codes", tuple(self.codes))
         if self.adapters is not None:
             object.__setattr__(self, "adapters", tuple(self.adapters))
 

@@ -180,6 +180,8 @@ def _value(key: str, value: Any) -> Any:
         return tuple(_adapter(item) for item in _several(key, value))
     if hint == tuple[str, ...]:
         return tuple(_text(key, item) for item in _several(key, value))
+    if hint == tuple[int, ...]:
+        return tuple(_number(key, item, whole=True) for item in _several(key, value))
     if key == "time_signature" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if str in _kinds(key):
@@ -225,15 +227,18 @@ def _from_text(key: str, value: Any) -> Any:
     """A CSV's cell as a number or a list where the field is one."""
     if not isinstance(value, str):
         raise ValueError(f"song.{key}: has several cells; put quotes around commas")
-    if key in ("adapters", "tracks", "references"):
+    if key in ("adapters", "tracks", "references", "codes"):
         items = [item.strip() for item in value.split(";") if item.strip()]
-        return [_scaled(item) for item in items] if key == "adapters" else items
-    if str in _kinds(key):
-        return value
+        read = {"adapters": _scaled, "codes": lambda item: _read_number(key, item)}.get(key)
+        return [read(item) for item in items] if read else items
+    return value if str in _kinds(key) else _read_number(key, value)
+
+
+def _read_number(key: str, text: str) -> int | float:
     try:
-        return int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        return int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
     except ValueError as error:
-        raise ValueError(f"song.{key}={shown(value)}: need a number") from error
+        raise ValueError(f"song.{key}={shown(text)}: need a number") from error
 
 
 def _scaled(item: str) -> dict[str, Any]:

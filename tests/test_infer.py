@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+
+from acestep.config.progress import song_bar, stepping
+from acestep.flow.solvers import steps_between
 
 REPOSITORY = Path(__file__).parents[1]
 Run = Callable[..., str]
@@ -145,3 +149,17 @@ def test_the_script_in_a_process_of_its_own(tiny: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: song.seconds=9: this checkpoint makes 0.2 to 4 s")
+
+
+def test_a_terminal_shows_how_far_a_song_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(songs: int) -> str:
+        with song_bar(songs, before=songs - 1) as moved:
+            stepping(moved, songs - 1, 1)(steps_between(torch.tensor([1.0, 0.5, 0.0]))[1])
+        return capsys.readouterr().err
+
+    assert not shown(1)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "50%" in shown(1)
+    assert "88%" in shown(4)

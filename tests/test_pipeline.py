@@ -112,6 +112,11 @@ def test_the_examples_run() -> None:
     assert doctest.testmod(pipeline_module) == (0, 4)
 
 
+def test_a_remark_names_its_song(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+    next(pipeline.generate([acestep.Request(name="long", lyrics="la " * 50, seconds=0.4)], SAMPLER))
+    assert "long: song.lyrics: singing them takes about 17 s, the song lasts 0.4 s" in caplog.text
+
+
 def test_levels(caplog: pytest.LogCaptureFixture) -> None:
     loud, quiet, silent = torch.tensor([[2.0, -4.0]]), torch.tensor([[0.1]]), torch.zeros(1, 3)
     assert float(levelled(loud, Normalize.none, 48_000, "x").abs().max()) == 1

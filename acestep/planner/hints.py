@@ -20,16 +20,23 @@ def hints(network: AceStep, codes: Sequence[Sequence[int]]) -> list[Float[Tensor
     Raises:
         ValueError: if a song has no codes, or one that the tokenizer does not have.
     """
-    size = network.tokenizer.quantizer.codebook_size
     for song in codes:
-        if not song or not 0 <= min(song) <= max(song) < size:
-            raise ValueError(f"codes: need at least one, each from 0 to {size - 1}, as this checkpoint's tokenizer has")
+        check_codes(network, song)
     device = network.null_condition_emb.device
     made = []
     for song in codes:
         quantized = network.tokenizer.quantizer.decode(torch.tensor([list(song)], device=device))
         made.append(network.detokenizer(quantized)[0])
     return made
+
+
+def check_codes(network: AceStep, codes: Sequence[int]) -> None:
+    """Refuse codes of which ``network`` does not have every one, or none at all."""
+    size = network.tokenizer.quantizer.codebook_size
+    if not codes or not 0 <= min(codes) <= max(codes) < size:
+        raise ValueError(
+            f"song.codes: need at least one, each from 0 to {size - 1}, as this checkpoint's tokenizer has"
+        )
 
 
 def planned_layout(hint: Float[Tensor, "t c"], silence: Float[Tensor, "1 ts c"], frames: int) -> Layout:

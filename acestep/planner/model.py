@@ -22,6 +22,7 @@ from acestep.adapters import adapter_base, is_adapter, load_adapter
 from acestep.planner.decoding import Decoding, Draws, Finished
 from acestep.planner.grammar import Machine
 from acestep.planner.vocabulary import Vocabulary
+from acestep.weights.open import shipped_or_path
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,12 @@ class LanguageModel:
     def from_folder(
         cls, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> LanguageModel:
-        """A language model with code tokens: a Hugging Face folder, a run's folder, or an adapter's.
+        """A language model with code tokens: a shipped name, a Hugging Face folder, a run's folder, or an adapter's.
 
         Pickled weights are not read.
         """
-        folder = Path(folder) / "weights" if (Path(folder) / "weights").is_dir() else Path(folder)
+        folder = shipped_or_path(folder)
+        folder = folder / "weights" if (folder / "weights").is_dir() else folder
         if is_adapter(folder):
             model = cls.from_folder(adapter_base(folder), device, dtype)
             load_adapter(model.network, folder)
@@ -62,9 +64,13 @@ class LanguageModel:
         """Write network and tokenizer to ``folder``, aside and then renamed, replacing what is there."""
         folder = Path(folder)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        weights = {name: value.to(dtype) for name, value in self.network.state_dict().items()} if dtype else None
+        moved: dict[int, torch.Tensor] = {}  # what is shared stays shared, and is written once
+        weights = {
+            name: moved.setdefault(value.data_ptr(), value.to(dtype))
+            for name, value in self.network.state_dict().items()
+        }
         self.network.save_pretrained(aside, state_dict=weights)
-        self.vocabulary.tokenizer.save(str(aside / "tokenizer.json"))
+        self.vocabulary.tokenizer.save(str(aside / "tokenizer.json"), pretty=False)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -104,7 +110,7 @@ class LanguageModel:
         room = self.network.config.max_position_embeddings - longest
         if room < 1:
             raise ValueError(
-                f"song: the request takes {longest} tokens, and the language model reads "
+                f"song.lyrics: the request takes {longest} tokens, and the language model reads "
                 f"{self.network.config.max_position_embeddings}; shorten the lyrics"
             )
         pad = self.vocabulary.pad

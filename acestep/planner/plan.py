@@ -221,11 +221,11 @@ def count_codes(seconds: float | None) -> int:
 
 
 def _unquoted(value: int | str) -> int | str:
-    """A value without YAML's quotes."""
+    """A value without YAML's quotes, unless there is nothing between them."""
     if not isinstance(value, str) or value[:1] not in {"'", '"'}:
         return value
     try:
-        return str(yaml.safe_load(value))
+        return str(yaml.safe_load(value)).strip() or value
     except yaml.YAMLError:
         return value
 

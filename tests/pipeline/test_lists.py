@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,29 +16,7 @@ import yaml
 
 from acestep.songs import check_name, read_songs, request_of
 
-REPOSITORY = Path(__file__).parents[2]
-Run = Callable[..., tuple[int, list[str]]]
-
-
-@pytest.fixture
-def run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the script on a list in this process; returns its exit status and the lines that it printed."""
-    spec = importlib.util.spec_from_file_location("infer", REPOSITORY / "infer.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, list[str]]:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["infer.py", f"weights={tiny}", "schedule.steps=1", *arguments])
-        status = 0
-        try:
-            script.infer()
-        except SystemExit as stopped:
-            status = stopped.code
-        return status, capsys.readouterr().out.splitlines()
-
-    return run
+Run = Callable[..., tuple[int | str, list[str]]]
 
 
 def _write(path: Path, songs: list[Any]) -> Path:
@@ -54,6 +30,7 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
     soundfile.write(folder / "short.wav", np.zeros((100, 2)), 48_000)
     soundfile.write(folder / "nan.wav", np.full((48_000, 1), np.nan, np.float32), 48_000, subtype="FLOAT")
     soundfile.write(folder / "fine.wav", 0.1 * np.ones((48_000, 1)), 48_000, subtype="PCM_U8")
+    soundfile.write(folder / "fast.flac", 0.1 * np.ones((192_000, 2)), 192_000, subtype="PCM_24")
     (folder / "text.wav").write_text("no audio")
     whole = (folder / "fine.wav").read_bytes()
     (folder / "cut.flac").write_bytes(b"fLaC" + whole[:200])
@@ -61,9 +38,7 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
     (folder / "adapter.pt").write_bytes(b"\x80\x04")
     (folder / "adapter.safetensors").write_bytes(b"broken")
     numbers = [float("nan"), float("inf"), -float("inf"), -1, -1e300, 1e300, 10**300, "ten", "", [], {}, True, "1e5x"]
-    cases = [
-        ({key: value}, key) for key in ("seconds", "bpm", "seed") for value in numbers if (key, value) != ("seed", 10)
-    ]
+    cases = [({key: value}, key) for key in ("seconds", "bpm", "seed") for value in numbers]
     cases += [({"cover_strength": value}, "cover_strength") for value in [*numbers, 1.5]]
     cases += [({"retake": value}, "retake") for value in [*numbers, 2]]
     texts = [5, 5.5, True, [], {}, ["a"], float("nan")]
@@ -132,6 +107,7 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
     cases += [
         ({"adapters": value}, "adapters") for value in (3, [3], [{}], [{"path": 3}], [{"path": "a", "scale": "x"}])
     ]
+    cases += [({"codes": value}, "codes") for value in ("abc", ["x"], [1.5], [-1], [64_000], [1] * 9_999, {}, True)]
     cases = [(song, f"song.{key}") for song, key in cases]
     cases += [({"adapters": [name]}, "adapters") for name in ("none", "adapter.pt", "adapter.safetensors", "")]
     cases += [({"captoin": "x"}, "song.captoin"), ({"": 1}, "song."), ({"__class__": 1}, "song.__class__")]
@@ -141,7 +117,7 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
 
 def test_hostile_songs_are_each_refused_with_their_field(run: Run, tmp_path: Path) -> None:
     cases = _hostile(tmp_path)
-    assert len(cases) >= 200
+    assert len({json.dumps(song) for song, _ in cases}) == len(cases) >= 200
     good = [
         {
             "caption": "emoji 🎵 and \u202eright to left עברית",
@@ -150,9 +126,10 @@ def test_hostile_songs_are_each_refused_with_their_field(run: Run, tmp_path: Pat
             "name": "good",
         },
         {"task": "cover", "source": "fine.wav", "name": "eight bits"},
+        {"task": "cover", "source": "fast.flac", "name": "192 kHz"},
     ]
     before = set(tmp_path.rglob("*"))
-    listed = _write(tmp_path / "songs.jsonl", [good[0], *(song for song, _ in cases), good[1]])
+    listed = _write(tmp_path / "songs.jsonl", [good[0], *(song for song, _ in cases), *good[1:]])
     status, lines = run(f"songs={listed}", "out=out", "batch_size=4")
     assert status == 3
     failed = {int(line.split()[1]): line for line in lines if line.startswith("failed")}
@@ -161,10 +138,9 @@ def test_hostile_songs_are_each_refused_with_their_field(run: Run, tmp_path: Pat
         assert field in failed[number], (song, failed[number])
         assert len(failed[number]) < 400 + 300, song
         assert failed[number].isprintable(), song
-    assert lines[-1].startswith(f"2 made, 0 there before, {len(cases)} failed")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "good.flac", "good.json", "eight bits.flac", "eight bits.json",
-    }  # fmt: skip
+    assert lines[-1].startswith(f"3 made, 0 there before, {len(cases)} failed")
+    made = {f"{song['name']}.{suffix}" for song in good for suffix in ("flac", "json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == made
     assert set(tmp_path.rglob("*")) - before == {listed, tmp_path / "out", *(tmp_path / "out").iterdir()}
 
 
@@ -260,3 +236,20 @@ def test_cells_and_names() -> None:
     assert (asked.seed, asked.key) == (7, None)
     for name in ("song", "Lied 7.flac", "歌", "🎵"):
         check_name(name)
+
+
+def test_adapters_of_a_list_are_switched_song_by_song_or_merged_for_all(
+    run: Run, tmp_path: Path, adapters: list[str]
+) -> None:
+    songs = [{"name": "a"}, {"name": "b", "adapters": [{"path": adapters[1], "scale": 0.5}]}, {"name": "c"}]
+    listed = _write(tmp_path / "songs.jsonl", songs)
+    shared = f"adapters=[{adapters[0]}]"
+    assert run(f"songs={listed}", shared, "out=own", "batch_size=3")[0] == 0
+    first, other, third = ((tmp_path / "own" / f"{name}.flac").read_bytes() for name in "abc")
+    assert first == third != other
+    status, lines = run(f"songs={listed}", shared, "merge=true", "out=merged")
+    assert (status, "adapters=" in lines[-2], "merged" in lines[-2]) == (3, True, True)
+    assert lines[-1].startswith("2 made, 0 there before, 1 failed")
+    assert run("from=merged/a.json", "out=again.flac")[0] == 0
+    assert (tmp_path / "again.flac").read_bytes() == (tmp_path / "merged" / "a.flac").read_bytes()
+    assert run("merge=true", "out=d.flac")[0].startswith("error: merge=true: there are no adapters to merge")

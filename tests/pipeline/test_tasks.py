@@ -8,7 +8,6 @@ import pytest
 import soundfile
 import torch
 
-from acestep.adapters import LoRA, save_adapter
 from acestep.audio import Audio
 from acestep.conditioning.prompt import instruction
 from acestep.flow import CFG, Euler, NoGuidance, Sampler, Shifted
@@ -210,34 +209,37 @@ def test_untrained_tasks_on_demand(tiny: Path, source: Path) -> None:
         assert made(willing, Request(task=task, source=str(source), tracks=named)).shape[1] == 50 * HOP
 
 
-def test_adapters_are_switched_by_request_and_merged(tiny: Path, tmp_path: Path) -> None:
-    paths = []
-    for seed in (1, 2):
-        trained = Pipeline.from_pretrained(tiny)
-        generator = torch.Generator().manual_seed(seed)
-        LoRA(rank=2)(trained.network.decoder, generator)
-        for name, parameter in trained.network.decoder.named_parameters():
-            if "lora_B" in name:
-                parameter.data.normal_(generator=generator)
-        paths.append(str(save_adapter(trained.network.decoder, tmp_path / str(seed), str(tiny))))
+def test_adapters_are_switched_by_request_and_merged(tiny: Path, adapters: list[str]) -> None:
     pipeline = Pipeline.from_pretrained(tiny)
-    first, second = (AdapterUse(path=path) for path in paths)
+    first, second = (AdapterUse(path=path) for path in adapters)
     plain = made(pipeline, Song())
     requests = [
         Request(adapters=(first,)),
         Request(),
         Request(adapters=(second, first)),
-        Request(adapters=(AdapterUse(path=paths[0], scale=0.0),)),
+        Request(adapters=(AdapterUse(path=adapters[0], scale=0.0),)),
     ]
     one, none, both, nothing = (audio.samples for audio in pipeline.generate(requests, SAMPLER, 4, "none"))
     torch.testing.assert_close(none, plain)
     torch.testing.assert_close(nothing, plain, atol=1e-5, rtol=1e-5)
-    alone = Pipeline.from_pretrained(paths[0])
+    alone = Pipeline.from_pretrained(adapters[0])
     torch.testing.assert_close(one, made(alone, Song()), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(one, both, atol=1e-3)
     pipeline.bank.merge([second, first])
     assert not any("lora" in name for name, _ in pipeline.network.named_parameters())
-    torch.testing.assert_close(made(pipeline, Song()), both, atol=1e-3, rtol=1e-3)
+    for again in (Song(), requests[2]):
+        torch.testing.assert_close(made(pipeline, again), both, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="others were merged into the weights"):
+        made(pipeline, requests[0])
+
+
+def test_merged_adapters_are_had_in_8_bits(tiny: Path, adapters: list[str]) -> None:
+    use = AdapterUse(path=adapters[0])
+    merged = Pipeline.from_pretrained(tiny, memory="int8", merged=[use])
+    close = made(merged, Request(adapters=(use,)))
+    (plain,) = Pipeline.from_pretrained(tiny).generate([Request(adapters=(use,))], SAMPLER, normalize="none")
+    assert (close - plain.samples).norm() < 0.2 * plain.samples.norm()
+    assert (close - made(Pipeline.from_pretrained(tiny), Song())).norm() > 0.5 * plain.samples.norm()
 
 
 def test_previews_follow_the_sampler(pipeline: Pipeline) -> None:

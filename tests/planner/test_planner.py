@@ -10,12 +10,12 @@ import torch
 from tiny_language import language_model
 from transformers import GenerationConfig
 
+from acestep.evaluation.planning import flaws
 from acestep.planner import prompts
-from acestep.planner.answers import read_answer
 from acestep.planner.decoding import Decoding
 from acestep.planner.document import KEYS, Documents, Rules
 from acestep.planner.model import LanguageModel
-from acestep.planner.plan import Plan, Planner, PlannerConfig, count_codes, metadata
+from acestep.planner.plan import Planner, PlannerConfig, metadata
 from acestep.types import Song
 from acestep.weights.checkpoint import Lengths
 
@@ -38,28 +38,6 @@ def songs(count: int) -> list[Song]:
         Song(lyrics="[verse]\nla la la la la\n[chorus]\noh", language="fr", seconds=1.0, seed=3),
         *(Song(caption="x" * index, seed=index) for index in range(4, count)),
     ][:count]
-
-
-def assert_whole(plan: Plan, rules: Rules, codes: int) -> None:
-    song = plan.song
-    assert rules.bpm[0] <= song.bpm <= rules.bpm[1]
-    assert rules.seconds[0] <= song.seconds <= rules.seconds[1]
-    assert song.key in KEYS
-    assert song.time_signature in rules.time_signatures
-    assert song.caption
-    assert len(plan.codes) == count_codes(song.seconds)
-    assert all(0 <= code < codes for code in plan.codes)
-
-
-@pytest.mark.slow
-def test_2000_plans_at_temperature_2_all_parse_and_satisfy_every_range(language: LanguageModel) -> None:
-    rules = Rules(seconds=(1, 2), caption_tokens=3)
-    wild = planner(language, batch_size=500, rules=rules, temperature=2.0, top_p=1.0, guidance=1.0)
-    plans = wild.plan([Song(seed=seed) for seed in range(2000)])
-    for plan in plans:
-        assert_whole(plan, rules, codes=1000)
-        assert read_answer(plan.block).metadata.keys() == set(prompts.PLANNED)
-    assert len({plan.song.bpm for plan in plans}) > 200
 
 
 @pytest.mark.parametrize("decoding", [{}, {"temperature": 0.0}, {"top_k": 5, "repetition_penalty": 1.3}])
@@ -108,7 +86,7 @@ def test_guidance_moves_the_logits_of_allowed_codes_away_from_the_unasked(langua
 
 def test_what_a_request_says_stays_and_the_rest_is_filled(language: LanguageModel) -> None:
     for request, plan in zip(songs(4), planner(language).plan(songs(4)), strict=True):
-        assert_whole(plan, SHORT, codes=1000)
+        assert not flaws(plan, SHORT, codes=1000)
         assert plan.request == request
         given = {name: value for name, value in metadata(request).items() if value is not None}
         assert given.items() <= metadata(plan.song).items()
