@@ -1,6 +1,6 @@
 """Small trained additions to a frozen network, through PEFT. Knows linear layers by name, not whose they are."""
 
-from acestep.adapters.base import Base, hold
+from acestep.adapters.base import Base, Kept, hold
 from acestep.adapters.export import AdapterLayout, export_adapter
 from acestep.adapters.io import BASE_FILE, adapter_base, is_adapter, load_adapter, save_adapter
 from acestep.adapters.kinds import OFT, LoHa, LoKr
@@ -13,6 +13,7 @@ __all__ = [
     "Adapter",
     "AdapterLayout",
     "Base",
+    "Kept",
     "LoHa",
     "LoKr",
     "LoRA",

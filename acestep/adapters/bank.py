@@ -17,21 +17,25 @@ from acestep.types import AdapterUse
 
 
 class Bank:
-    """The adapters of ``module`` by their paths. What the network came with (a trained adapter) always stays on."""
+    """The adapters of ``module`` by their paths. What the network came with (a trained adapter) always stays on.
 
-    def __init__(self, module: nn.Module) -> None:
+    ``merged`` are part of the weights already: songs that name those, or none, are made with them.
+    """
+
+    def __init__(self, module: nn.Module, merged: Sequence[AdapterUse] = ()) -> None:
         self.module = module
+        self.merged = tuple(merged)
         self.names: dict[str, str] = {}
 
     @contextmanager
     def using(self, adapters: Sequence[AdapterUse]) -> Iterator[None]:
         """Inside, exactly ``adapters`` act, together, each by its scale."""
-        if not adapters and not self.names:
+        self.prepare(adapters)
+        if self.merged or not self.names:
             yield
             return
         scales: dict[str, float] = {}
         for adapter in adapters:
-            self.load(adapter.path)
             name = self.names[adapter.path]
             scales[name] = scales.get(name, 0.0) + adapter.scale
         self._activate(scales)
@@ -40,6 +44,17 @@ class Bank:
         finally:
             self._activate({})
 
+    def prepare(self, adapters: Sequence[AdapterUse]) -> None:
+        """Load what is missing of ``adapters``; refused where others were merged."""
+        if not self.merged:
+            for adapter in adapters:
+                self.load(adapter.path)
+        elif adapters and tuple(adapters) != self.merged:
+            raise ValueError(
+                f"adapters={adapters[0].path}: others were merged into the weights, for all songs; give each song the "
+                "same, or leave merge out"
+            )
+
     def load(self, path: str) -> None:
         """Read the adapter at ``path`` into the network, switched off, unless that was done before."""
         if path in self.names:
@@ -47,8 +62,8 @@ class Bank:
         layers = linear_layers(self.module)
         if any(type(layer.weight.data) is not torch.Tensor for layer in layers.values()):
             raise ValueError(
-                f"adapters={path}: 8-bit weights take no adapters; use memory=full or memory=offload, or weights that "
-                "the adapter was merged into"
+                f"adapters={path}: 8-bit weights take no adapters; use memory=full or memory=offload, or merge=true, "
+                "which adds them to the weights before"
             )
         adapter, name = read_adapter(Path(path), layers), f"song{len(self.names)}"
         plain = next(part for key, part in self.module.named_parameters() if key.endswith("scale_shift_table"))
@@ -78,6 +93,7 @@ class Bank:
         for name in self.names.values():
             self._forget(name)
         self.names.clear()
+        self.merged = tuple(adapters)
 
     def _fill(self, adapter: Adapter, name: str, path: str) -> None:
         wanted = get_peft_model_state_dict(self.module, adapter_name=name)

@@ -21,6 +21,18 @@ class Base(Enum):
     nf4 = "nf4"
 
 
+class Kept(Enum):
+    """The type of an adapter's own parameters; in bfloat16, steps below 1/256 of a number are lost."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As torch names it."""
+        return torch.float32 if self is Kept.float32 else torch.bfloat16
+
+
 BLOCK = 64
 SCALERS = 256
 

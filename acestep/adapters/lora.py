@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from torch import nn
 
-from acestep.adapters.base import Base, hold
+from acestep.adapters.base import Base, Kept, hold
 
 ADAPTER = "default"
 """PEFT's name for the one adapter that a network carries."""
@@ -31,10 +31,12 @@ class Adapter:
     Args:
         targets: last parts of the layers' names, or names of ``PRESETS``.
         base: how the frozen weights are held.
+        dtype: of the adapter's own parameters.
     """
 
     targets: tuple[str, ...] = _PROJECTIONS
     base: Base = Base.own
+    dtype: Kept = Kept.float32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
@@ -42,7 +44,7 @@ class Adapter:
             raise ValueError("adapter.targets=[]: need the name of at least one linear layer, such as q_proj")
 
     def __call__(self, module: nn.Module, generator: torch.Generator) -> None:
-        """Put the adapter into ``module``: its own parameters freeze, the adapter's (fp32) are left to train.
+        """Put the adapter into ``module``: its own parameters freeze, the adapter's are left to train.
 
         The forward passes of ``module`` keep their form; initial values come from ``generator``.
         """
@@ -52,7 +54,7 @@ class Adapter:
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
             inject_adapter_in_model(self.config(targets), module, ADAPTER)
         for parameter in (parameter for parameter in module.parameters() if parameter.requires_grad):
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(self.dtype.dtype)
 
     def config(self, targets: Sequence[str]) -> PeftConfig:
         """As PEFT names it."""

@@ -140,10 +140,9 @@ class AutoencoderModule(Trained):
         values |= {"latent_scale": posterior.scale.mean(), "kl": gaussian_kl(posterior.mean, posterior.scale)}
         for one, other in zip(made, wanted, strict=True):
             for name, value in reconstruction(one, other, self.network.sample_rate).items():
-                self.log(f"val/{name}", value, batch_size=1, sync_dist=True)
+                self.note(name, value)
         for name, value in values.items():
-            self.log(f"val/{name}", value, batch_size=len(batch), sync_dist=True, prog_bar=name == "loss")
-        self.log("step", float(self.trainer.global_step), batch_size=len(batch), sync_dist=True)
+            self.note(name, value, len(batch))
 
     def _terms(self, audio: Tensor, positions: range) -> dict[str, Float[Tensor, ""]]:
         made, posterior = self._rebuilt(audio, positions)

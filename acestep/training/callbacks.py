@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from acestep.audio import Audio
@@ -92,6 +92,17 @@ class Watch(Callback):
         self._sums: dict[str, Tensor] = {}
         self._since = time.perf_counter()
         self._waited = trainer.profiler.seconds
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, but that a run which goes on from a checkpoint also removes that one, once it has newer ones.
+
+    Lightning keeps it for good: of a run that was preempted every day, one more each day.
+    """
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        # Nor does it leave its folder: a run that was moved still names the old one.
+        return previous != current and Path(self.dirpath).absolute() in Path(previous).absolute().parents
 
 
 class Progress(RichProgressBar):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.conditioning.encode import tiled
+from acestep.conditioning.encode import Conditioner, tiled
 from acestep.data import LatentBatch
 from acestep.flow.noise import normal
 from acestep.flow.objective import ConditionParts, FlowMatching
@@ -32,6 +32,7 @@ class DiTModule(Trained):
         optimization: optimiser and learning-rate schedule.
         seed: of the run; what a song draws is a function of it and the song's place in the run alone.
         validation_times: cells of the grid over t on which the validation loss is taken.
+        conditioner: what training conditions on, where it is not as the pipeline generates; validation is as it does.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class DiTModule(Trained):
         optimization: Optimization,
         seed: int,
         validation_times: int = 8,
+        conditioner: Conditioner | None = None,
     ) -> None:
         super().__init__(pipeline.network, optimization, seed)
         self.pipeline = pipeline
         self.objective = objective
+        self.conditioner = conditioner or pipeline.conditioner
         self.times = validation_grid(validation_times)
         self.cost = StepCost(self.network)
 
@@ -56,7 +59,7 @@ class DiTModule(Trained):
     def training_step(self, batch: LatentBatch, index: int) -> dict[str, Any]:
         """One batch's share of its step's loss; per song beside it, for whoever watches."""
         positions = self.positions(index, len(batch))
-        inputs, conditions = self.conditions(batch)
+        inputs, conditions = self.conditions(batch, self.conditioner)
         loss = self.objective(
             self.network.velocity,
             latents(batch, self.generators("posterior", positions)),
@@ -72,24 +75,22 @@ class DiTModule(Trained):
             "per_song": loss.per_song,
             "t": loss.t,
             "dropped": dropped,
-            "flops": torch.tensor(self.cost(batch.mean.shape[:2], conditions.states.shape[1])),
+            "flops": torch.tensor(self.cost(batch.mean.shape[:2], conditions.states.shape[1]), device=self.device),
         }
 
     def validation_step(self, batch: LatentBatch, index: int) -> None:
         """Losses of held-out songs at fixed times and with fixed noise, without condition dropout."""
-        (_, conditions), clean = self.conditions(batch), batch.mean.float()
+        (_, conditions), clean = self.conditions(batch, self.pipeline.conditioner), batch.mean.float()
         noise = normal(clean.shape, [derived_generator(self.seed, "validation", song) for song in batch.indices])
         for t in self.times:
             loss = self.objective.evaluate_at(
                 self.network.velocity, clean, conditions, t.expand(len(batch)).to(clean), noise.to(clean)
             ).per_song.mean()
-            self.log(f"val/loss_t{t:.3f}", loss, batch_size=len(batch), sync_dist=True)
-            self.log("val/loss", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
-        self.log("step", float(self.trainer.global_step), batch_size=len(batch), sync_dist=True)
+            self.note(f"loss_t{t:.3f}", loss, len(batch))
+            self.note("loss", loss, len(batch))
 
-    def conditions(self, batch: LatentBatch) -> tuple[ConditionInputs, Conditions]:
+    def conditions(self, batch: LatentBatch, conditioner: Conditioner) -> tuple[ConditionInputs, Conditions]:
         """What the DiT reads beside the latents, and what from; with gradients only if the condition encoder trains."""
-        conditioner = self.pipeline.conditioner
         starts = layouts(batch, conditioner.silence)
         inputs = conditioner.encode(batch.songs, batch.frames, starts).to(self.device)
         trains = any(parameter.requires_grad for parameter in self.network.encoder.parameters())

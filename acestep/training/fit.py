@@ -83,8 +83,14 @@ def fit(trainer: Trainer, module: DiTModule, data: LatentData, checkpoint: Path 
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        if checkpoint != last and step >= trainer.max_steps and _validates_at_the_end(trainer):
+            trainer.validate(module, data, verbose=False)  # a kill came after the last step, and before its validation
     except (StoppedError, SIGTERMException):
         return False
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "close"):
+                logger.close()
     trainer.save_checkpoint(last)
     if trainer.is_global_zero:
         trainer.strategy.remove_checkpoint(stopped)
@@ -103,6 +109,10 @@ def save_result(trainer: Trainer, pipeline: Pipeline, folder: Path, adapter: Ada
         pipeline.save(folder)
     else:
         save_adapter(pipeline.network.decoder, folder, weights)
+
+
+def _validates_at_the_end(trainer: Trainer) -> bool:
+    return trainer.max_steps * trainer.accumulate_grad_batches % int(trainer.val_check_interval) == 0
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from acestep.adapters import save_adapter
+from acestep.conditioning.upstream import TrainerConditioner
 from acestep.data import autoencoder_settings
 from acestep.flow.objective import FlowMatching
 from acestep.models.acestep import AceStepConfig
@@ -67,9 +69,22 @@ class Begin(Protocol):
         ...
 
 
+class Conditioning(Enum):
+    """What training conditions on: what generation does, or what upstream's trainer did (``TrainerConditioner``)."""
+
+    generation = "generation"
+    upstream_v1_5_trainer = "upstream_v1_5_trainer"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiTTask:
-    """The DiT, on latents."""
+    """The DiT, on latents.
+
+    Args:
+        conditioning: of training; validation and samples are conditioned as generation is.
+    """
+
+    conditioning: Conditioning = Conditioning.generation
 
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
@@ -78,7 +93,10 @@ class DiTTask:
         data = LatentData(parts.data, parts.seed)
         data.store.check(autoencoder_settings(pipeline.autoencoder))
         parts.trainer.prepare(pipeline.network.decoder.layers)
-        module = DiTModule(pipeline, parts.objective, parts.optimization, parts.seed)
+        conditioner = pipeline.conditioner
+        if Conditioning(self.conditioning) is Conditioning.upstream_v1_5_trainer:
+            conditioner = TrainerConditioner.like(conditioner)
+        module = DiTModule(pipeline, parts.objective, parts.optimization, parts.seed, conditioner=conditioner)
 
         def save(trainer: Trainer, folder: Path) -> None:
             save_result(trainer, pipeline, folder, parts.adapter, parts.weights)

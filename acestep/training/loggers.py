@@ -106,3 +106,9 @@ class WandB(WandbLogger):
     def log_song(self, name: str, audio: Audio, step: int) -> None:
         """A song to play."""
         self.log_audio(name, [audio.samples.T.numpy()], step=step, sample_rate=[audio.sample_rate])
+
+    @rank_zero_only
+    def close(self) -> None:
+        """End this run, so that the next one of a sweep does not go on in it."""
+        if self._experiment is not None:
+            self._experiment.finish()

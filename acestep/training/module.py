@@ -68,17 +68,29 @@ class Trained(LightningModule):
         parts |= {f"loss_{name}": (total.detach(), count.detach()) for name, (total, count) in loss.parts.items()}
         return {"loss": self.gradients.share(loss), "parts": parts, "examples": examples}
 
-    def log_parts(self, loss: PartLoss, examples: int) -> None:
+    def log_parts(self, loss: PartLoss) -> None:
         """Validation losses by part, each weighted by what it counts, and ``val/loss``."""
         parts = {"loss": (loss.total, loss.count)} | {f"loss_{name}": part for name, part in loss.parts.items()}
         for name, (total, count) in parts.items():
             if count:
-                self.log(f"val/{name}", total / count, batch_size=int(count), sync_dist=True, prog_bar=name == "loss")
-        self.log("step", float(self.trainer.global_step), batch_size=examples, sync_dist=True)
+                self.note(name, total / count, int(count))
+
+    def note(self, name: str, value: Tensor | float, weight: int = 1) -> None:
+        """A value of this validation batch, ``val/NAME``: averaged over batches and ranks, each by its ``weight``."""
+        self.log(f"val/{name}", value, batch_size=weight, sync_dist=True, prog_bar=name == "loss", logger=False)
+
+    def on_validation_end(self) -> None:
+        """Hand the validation's values to the loggers at the step they are of; Lightning would name the one before."""
+        noted = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(noted, step=self.trainer.global_step)
 
     def positions(self, index: int, songs: int) -> range:
-        """The places in the run, over all ranks, of the songs of this rank's batch ``index``."""
-        first = (index * self.trainer.world_size + self.global_rank) * songs
+        """The places in the run, over all ranks, of the songs of this rank's batch ``index``.
+
+        Packed batches differ in size: each has as many places as the largest.
+        """
+        first = (index * self.trainer.world_size + self.global_rank) * self.trainer.datamodule.batch_size
         return range(first, first + songs)
 
     def generators(self, purpose: str, positions: Sequence[int]) -> list[torch.Generator]:

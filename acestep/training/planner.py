@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from acestep.conditioning.metadata import checked
 from acestep.data import Draw, LatentDataset
+from acestep.evaluation.planning import planned_right
 from acestep.planner.decoding import Decoding
 from acestep.planner.examples import Lesson, compose, improvise, listen
 from acestep.planner.learning import Lessons, collate, losses
@@ -23,8 +24,6 @@ from acestep.training.codes import SongCodes
 from acestep.training.data import DataConfig, LatentData
 from acestep.training.module import Optimization, PartLoss, Trained
 from acestep.types import Song
-
-JUDGED = ("bpm", "keyscale", "timesignature", "language")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +141,18 @@ class PlannerModule(Trained):
 
     def validation_step(self, batch: LessonBatch, index: int) -> None:
         """Loss by part, and what share of the metadata is planned as it is from caption and lyrics alone."""
-        self.log_parts(self._losses(batch), len(batch))
+        self.log_parts(self._losses(batch))
         found = self._accuracy(batch.songs[: self.judged])
         for name, right in found.items():
-            self.log(f"val/accuracy_{name}", sum(right) / len(right), batch_size=len(right), sync_dist=True)
+            self.note(f"accuracy_{name}", sum(right) / len(right), len(right))
         every = [value for right in found.values() for value in right]
         if every:
-            self.log("val/metadata_accuracy", sum(every) / len(every), batch_size=len(every), sync_dist=True)
+            self.note("metadata_accuracy", sum(every) / len(every), len(every))
 
     def on_validation_epoch_end(self) -> None:
         """How many codes the model is undecided between, on average."""
         if "val/loss_codes" in self.trainer.callback_metrics:
-            self.log("val/code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
+            self.note("code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
 
     def _losses(self, batch: LessonBatch) -> PartLoss:
         found = losses(self.network, batch.lessons)
@@ -161,15 +160,8 @@ class PlannerModule(Trained):
 
     def _accuracy(self, songs: Sequence[Song]) -> dict[str, list[float]]:
         """Whether each field that a song has is planned as it is, by the likeliest tokens."""
-        asked = [Song(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds) for song in songs]
         was_training = self.network.training
         self.network.eval()
-        plans = self.planner.fill(asked)
+        right = planned_right(self.planner, songs)
         self.network.train(was_training)
-        right: dict[str, list[float]] = {}
-        for song, plan in zip(songs, plans, strict=True):
-            wanted, planned = metadata(song), metadata(plan.song)
-            for name in JUDGED:
-                if wanted[name] is not None:
-                    right.setdefault(name, []).append(float(planned[name] == wanted[name]))
         return right

@@ -1,9 +1,8 @@
-"""SIGTERM, as a scheduler sends it before it takes a machine away: save at the next whole step, and stop."""
+"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C: save at the next whole step, and stop."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 STOPPED = "stopped.ckpt"
+TAKEN = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
@@ -18,7 +18,9 @@ class StoppedError(Exception):
 
 
 class StopOnSignal(Callback):
-    """Takes SIGTERM while training lasts; every rank stops at the same step, whichever of them got it.
+    """Takes SIGTERM and SIGINT while training lasts; every rank stops at the same step, whichever of them got it.
+
+    A second Ctrl-C does not wait for the step.
 
     Args:
         path: where the checkpoint goes.
@@ -27,11 +29,11 @@ class StopOnSignal(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._received = False
-        self._before: Any = signal.SIG_DFL
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """From here on, in place of Lightning's handler, which would stop without a checkpoint."""
-        self._before = signal.signal(signal.SIGTERM, self._receive)
+        self._before = {number: signal.signal(number, self._receive) for number in TAKEN}
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
@@ -55,9 +57,11 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self._received = True
 
     def _restore(self) -> None:
-        before: Callable[..., Any] | int = self._before
-        if signal.getsignal(signal.SIGTERM) == self._receive:
-            signal.signal(signal.SIGTERM, before)
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, before)

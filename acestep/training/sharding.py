@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from acestep.models.acestep import AceStep
-from acestep.types import Conditions
+from acestep.types import Conditions, VelocityField
 
 META = "meta.pt"
 """Lightning's name for what a sharded checkpoint holds beside tensors; written last."""
@@ -113,6 +113,7 @@ def shard(network: AceStep, mesh: DeviceMesh) -> None:
     # Parameters must not stay whole after an evaluation: an average may have stood in their place.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
     network.null = partial(_owned, network.null)
+    network.generation = partial(_whole_layers, network)
     for method in ("velocity", "condition", "null"):
         register_fsdp_forward_method(network, method)
 
@@ -121,6 +122,15 @@ def _owned(null: Callable[[Conditions], Conditions], conditions: Conditions) -> 
     """Null conditions that outlive the whole parameter that they are a view of."""
     made = null(conditions)
     return replace(made, states=made.states.clone())
+
+
+def _whole_layers(network: AceStep) -> VelocityField:
+    """The velocity field of a generation by layers that are called whole: only then do they have their weights."""
+
+    def velocity(x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        return network.velocity(x_t.to(conditions.states.dtype), t, conditions)
+
+    return velocity
 
 
 def is_sharded(network: nn.Module) -> bool:

@@ -45,10 +45,10 @@ class TokenizerModule(Trained):
         """The error of held-out songs, and what share of their variance the round trip explains."""
         clean = batch.mean.float()
         loss, codes = self._loss(clean, batch)
-        self.log_parts(loss, len(batch))
+        self.log_parts(loss)
         heard = clean[batch.frame_mask]
         share = 1.0 - loss.total / (heard - heard.mean(0)).square().sum().clamp(min=FLOOR)
-        self.log("val/explained_variance", share, batch_size=len(heard), sync_dist=True)
+        self.note("explained_variance", share, len(heard))
         used = codes[self.network.tokenizer.code_mask(batch.frame_mask)]
         self.counts += torch.bincount(used, minlength=len(self.counts)).cpu()
 
@@ -56,7 +56,7 @@ class TokenizerModule(Trained):
         """How the held-out songs use the codes."""
         counts = self.trainer.strategy.reduce(self.counts.to(self.device), reduce_op="sum").cpu()
         for name, value in code_use(counts).items():
-            self.log(f"val/code_{name}", value)
+            self.note(f"code_{name}", value)
         self.counts.zero_()
 
     def _loss(self, clean: Float[Tensor, "b t c"], batch: LatentBatch) -> tuple[PartLoss, Tensor]:

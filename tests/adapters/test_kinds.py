@@ -17,6 +17,7 @@ from acestep.adapters import (
     Adapter,
     AdapterLayout,
     Base,
+    Kept,
     LoHa,
     LoKr,
     LoRA,
@@ -171,6 +172,20 @@ def test_quantised_weights_are_not_merged_into(block: Block) -> None:
 def test_layers_can_have_ranks_of_their_own(block: Block) -> None:
     LoRA(rank=4, targets=TARGETS, rank_pattern={"o_proj": 2})(block, generator())
     assert {name: layer.r["default"] for name, layer in adapted(block)} == {"q_proj": 4, "o_proj": 2}
+
+
+def test_told_so_it_is_in_bfloat16_and_still_learns(block: Block, x: Tensor) -> None:
+    replace(KINDS["lora"], base=Base.bfloat16, dtype=Kept.bfloat16)(block, generator())
+    trained = [parameter for parameter in block.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.bfloat16}
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2, fused=True), []
+    for _ in range(10):
+        loss = (block(x.bfloat16()).float() - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.95 * losses[0]
 
 
 @pytest.mark.parametrize(("targets", "rank", "millions"), [(("attention",), 64, 83.9), (("attention", "mlp"), 64, 159)])

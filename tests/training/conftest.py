@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from training import jobs
+from training.jobs import Train
 
+import train
 from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
 from acestep.pipeline import Pipeline
@@ -48,3 +52,24 @@ def run(tiny: Path, store: Path) -> Run:
         return jobs.train(folder, (tiny, store), **settings)
 
     return _run
+
+
+@pytest.fixture
+def trained(tiny: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs ``train.py`` for four steps, with what is given beside; returns the run folder."""
+
+    def _trained(folder: Path, *arguments: str) -> Path:
+        base = ["model=tiny", f"weights={tiny}", f"data.path={store}", "data.held_out=2", "data.batch_size=2"]
+        base += [
+            "trainer.accelerator=cpu",
+            "trainer.max_steps=4",
+            "trainer.validate_every=2",
+            "callbacks.sample.songs=1",
+        ]
+        base += ["callbacks.watch.every=2", "callbacks.progress=null", f"run.dir={folder}"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *base, *arguments])
+        GlobalHydra.instance().clear()
+        train.train()
+        return folder
+
+    return _trained

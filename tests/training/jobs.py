@@ -8,19 +8,19 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed.tensor import DTensor
 
 from acestep.adapters import LoRA
 from acestep.config.folder import newest_checkpoint
 from acestep.flow import ConditionDropout, FlowMatching
-from acestep.pipeline import Pipeline
-from acestep.training.callbacks import Watch
+from acestep.models.acestep import AceStepConfig
+from acestep.training.callbacks import Checkpoints, Watch
 from acestep.training.data import DataConfig, LatentData
 from acestep.training.dit import DiTModule
 from acestep.training.ema import EMA
@@ -31,9 +31,13 @@ from acestep.training.optim import AdamW
 from acestep.training.schedules import WarmupCosine
 from acestep.training.sharding import gather
 from acestep.training.trainer import TrainerConfig
+from acestep.weights.open import open_checkpoint
 
 ALL = r"^decoder\.|^encoder\.|^null_condition_emb$"
 FINAL = "final.pt"
+GRADIENT = "gradient.pt"
+Train = Callable[..., Path]
+"""Runs ``train.py`` in a folder, with what is given beside; returns the folder."""
 
 
 def train(
@@ -46,7 +50,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     ema: bool = False,
     trainer: dict[str, Any] | None = None,
-    **data: int,
+    **data: Any,
 ) -> DiTModule:
     """Train in ``folder``, from its newest checkpoint where it has one; returns the module afterwards.
 
@@ -54,20 +58,21 @@ def train(
     """
     tiny, store = places
     torch.manual_seed(torch.seed())  # nothing may hang on the ambient seed
-    pipeline = load_pipeline(str(tiny), Pipeline.from_pretrained(tiny).network.config, Start.pretrained, seed=1)
+    config = AceStepConfig.from_dict(open_checkpoint(tiny).network_config)
+    pipeline = load_pipeline(str(tiny), config, Start.pretrained, seed=1)
     select_trained(pipeline.network, trainable, adapter, seed=1)
     settings = TrainerConfig(**{"accelerator": "cpu", "max_steps": steps, "validate_every": 3} | (trainer or {}))
     settings.prepare(pipeline.network.decoder.layers)
     objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
     optimization = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
     module = DiTModule(pipeline, objective, optimization, seed=1, validation_times=2)
-    config = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
-    periodic = ModelCheckpoint(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
+    wanted = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
+    periodic = Checkpoints(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
     made = settings(
         [periodic, Watch(every=1), *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
     )
     last = folder / "checkpoints" / "last.ckpt"
-    module.finished = fit(made, module, LatentData(config, seed=1), newest_checkpoint(folder), last)
+    module.finished = fit(made, module, LatentData(wanted, seed=1), newest_checkpoint(folder), last)
     return module
 
 
@@ -96,6 +101,18 @@ class TermAt(Callback):
     def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class KeepGradient(Callback):
+    """Keeps what the first step moved the weights by, whole, beside the run's metrics."""
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if trainer.global_step != 1 or (index + 1) % trainer.accumulate_grad_batches:
+            return
+        found = {name: value.grad for name, value in module.trained().items() if value.grad is not None}
+        whole = {n: grad.full_tensor() if isinstance(grad, DTensor) else grad for n, grad in found.items()}
+        if trainer.is_global_zero:
+            torch.save({name: grad.clone() for name, grad in whole.items()}, trainer.logger.path.with_name(GRADIENT))
 
 
 def job(folder: Path, places: tuple[Path, Path], environment: dict[str, str], settings: dict[str, Any]) -> None:
@@ -131,7 +148,7 @@ def run(processes: int, *arguments: Any, **settings: Any) -> list[int]:
     """Start and wait; returns how the processes ended."""
     started = start(processes, *arguments, **settings)
     for process in started:
-        process.join(300)
+        process.join(900)  # a busy machine is slow, and no reason to fail
         if process.is_alive():
             process.kill()
     return [process.exitcode for process in started]

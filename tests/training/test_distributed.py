@@ -12,7 +12,8 @@ from acestep.config.folder import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-EIGHT = {"held_out": 3, "ema": True}  # 8 songs make whole steps of 4
+# 8 songs make whole steps of 4.
+EIGHT = {"held_out": 3, "ema": True, "callbacks": [jobs.KeepGradient()]}
 WATCHED = ("train/loss", "train/gradient_norm", "val/loss", "train/dropped/all")
 
 
@@ -29,6 +30,10 @@ def assert_same_run(one: Path, other: Path) -> None:
         there, here = jobs.curve(one, name), jobs.curve(other, name)
         assert there.keys() == here.keys()
         assert here == pytest.approx(there, rel=1e-5, abs=1e-6), name
+    there, here = torch.load(one / jobs.GRADIENT), torch.load(other / jobs.GRADIENT)
+    assert there.keys() == here.keys()
+    apart = sum((here[name] - value).double().square().sum() for name, value in there.items()).sqrt()
+    assert apart <= 1e-5 * sum(value.double().square().sum() for value in there.values()).sqrt()
     there, here = torch.load(one / jobs.FINAL), torch.load(other / jobs.FINAL)
     for name, value in there.items():
         torch.testing.assert_close(
@@ -54,8 +59,8 @@ def test_a_signal_to_one_rank_stops_all_and_another_number_of_processes_goes_on(
     alone: Path, tiny: Path, store: Path, tmp_path: Path
 ) -> None:
     two = {"strategy": "fsdp2", "devices": "2"}
-    told = [jobs.TermAt(3, rank=1)]
-    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=two, callbacks=told, **EIGHT) == [0, 0]
+    told = EIGHT | {"callbacks": [jobs.KeepGradient(), jobs.TermAt(3, rank=1)]}
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=two, **told) == [0, 0]
     assert newest_checkpoint(tmp_path).name == "stopped.ckpt"
     assert not (tmp_path / jobs.FINAL).exists()
     one = {"strategy": "fsdp2", "devices": "1"}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,28 @@ from acestep.config.folder import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("ACESTEP_KILLS", "2"))
+KILLS = int(os.environ.get("ACESTEP_KILLS", "1"))
+STEPS = 2 * KILLS + 4
 KINDS = {"sft": {}, "lora": {"adapter": LoRA(rank=2, alpha=4, dropout=0.2)}}
 
 
-def settings(kind: str, steps: int) -> dict[str, Any]:
+def settings(kind: str) -> dict[str, Any]:
     """Average on, two batches a step, two loader processes; 9 songs end epochs in the midst of steps."""
-    return {"steps": steps, "ema": True, "trainer": {"accumulate": 2}, "workers": 2, **KINDS[kind]}
+    trainer = {"accumulate": 2, "validate_every": 7}
+    return {"steps": STEPS, "ema": True, "trainer": trainer, "workers": 2, **KINDS[kind]}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run of each kind that nothing has stopped."""
+
+    @cache
+    def made(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        assert jobs.run(1, folder, (tiny, store), **settings(kind)) == [0]
+        return folder
+
+    return made
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
@@ -36,26 +53,26 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_again_and_again_it_ends_as_if_never(kind: str, tiny: Path, store: Path, tmp_path: Path) -> None:
-    steps = 2 * KILLS + 4
-    whole, broken, chance = tmp_path / "whole", tmp_path / "broken", random.Random(kind)
-    assert jobs.run(1, whole, (tiny, store), **settings(kind, steps)) == [0]
+def test_killed_again_and_again_it_ends_as_if_never(
+    kind: str, uninterrupted: Callable[[str], Path], tiny: Path, store: Path, tmp_path: Path
+) -> None:
+    whole, broken, chance = uninterrupted(kind), tmp_path / "broken", random.Random(kind)
     for kill in range(KILLS):
         # Checkpoints come at every second step, so that each attempt leaves one more.
         death = jobs.DieAfter(chance.choice([2, 3]), seed=kill)
-        assert jobs.run(1, broken, (tiny, store), callbacks=[death], **settings(kind, steps)) == [-signal.SIGKILL]
-    assert jobs.run(1, broken, (tiny, store), **settings(kind, steps)) == [0]
+        assert jobs.run(1, broken, (tiny, store), callbacks=[death], **settings(kind)) == [-signal.SIGKILL]
+    assert jobs.run(1, broken, (tiny, store), **settings(kind)) == [0]
     assert_same_bits(whole, broken)
     assert jobs.curve(broken) == jobs.curve(whole)
 
 
-def test_terminated_it_saves_stops_in_peace_and_goes_on(tiny: Path, store: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert jobs.run(1, whole, (tiny, store), **settings("sft", 5)) == [0]
-    assert jobs.run(1, broken, (tiny, store), callbacks=[jobs.TermAt(2)], **settings("sft", 5)) == [0]
-    stopped = newest_checkpoint(broken)
+def test_terminated_it_saves_stops_in_peace_and_goes_on(
+    uninterrupted: Callable[[str], Path], tiny: Path, store: Path, tmp_path: Path
+) -> None:
+    assert jobs.run(1, tmp_path, (tiny, store), callbacks=[jobs.TermAt(2)], **settings("sft")) == [0]
+    stopped = newest_checkpoint(tmp_path)
     assert stopped.name == "stopped.ckpt"
     assert torch.load(stopped, weights_only=True)["global_step"] == 3
-    assert jobs.run(1, broken, (tiny, store), **settings("sft", 5)) == [0]
+    assert jobs.run(1, tmp_path, (tiny, store), **settings("sft")) == [0]
     assert not stopped.exists()
-    assert_same_bits(whole, broken)
+    assert_same_bits(uninterrupted("sft"), tmp_path)

@@ -82,6 +82,11 @@ def test_the_metrics_of_a_resumed_run_have_no_gap_and_no_double(run, tmp_path: P
     assert [step for step, _ in validated(tmp_path / "whole")] == ["0", "3", "6", "9"]
 
 
+def test_a_resumed_run_keeps_no_more_checkpoints_than_another(run, tmp_path: Path) -> None:
+    broken_off_and_resumed(run, tmp_path, 5, steps=8)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step=8.ckpt", "last.ckpt"}
+
+
 def test_an_adapters_checkpoint_holds_what_trains_and_nothing_else(run, tmp_path: Path) -> None:
     module = run(tmp_path, steps=2, adapter=LORA)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
+from training.jobs import Train
 
-import train
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 
-Train = Callable[..., Path]
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=1e-2", "lr.warmup=0")
-
-
-@pytest.fixture
-def trained(tiny: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Runs ``train.py`` for four steps, with what is given beside; returns the run folder."""
-
-    def _trained(folder: Path, *arguments: str) -> Path:
-        base = ["model=tiny", f"weights={tiny}", f"data.path={store}", "data.held_out=2", "data.batch_size=2"]
-        base += [
-            "trainer.accelerator=cpu",
-            "trainer.max_steps=4",
-            "trainer.validate_every=2",
-            "callbacks.sample.songs=1",
-        ]
-        base += ["callbacks.watch.every=2", "callbacks.progress=null", f"run.dir={folder}"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *base, *arguments])
-        GlobalHydra.instance().clear()
-        train.train()
-        return folder
-
-    return _trained
 
 
 def test_a_run_leaves_weights_samples_losses_and_its_own_story(trained: Train, tiny: Path, tmp_path: Path) -> None:

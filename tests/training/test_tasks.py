@@ -1,0 +1,59 @@
+"""Cover and repaint training: the DiT gets of a song what it would get of it in inference, and learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training import jobs
+
+from acestep.conditioning.prompt import instruction
+from acestep.conditioning.tasks import lay_out, tiled
+from acestep.data import LatentBatch, TaskMix
+from acestep.pipeline import Pipeline
+from acestep.training.data import DataConfig, LatentData
+from acestep.training.tasks import layouts
+
+
+def drawn(store: Path, tasks: TaskMix) -> LatentBatch:
+    data = LatentData(DataConfig(path=str(store), held_out=2, tasks=tasks), seed=1)
+    return data.collate([data.training[index] for index in range(6)])
+
+
+def contexts(pipeline: Pipeline, batch: LatentBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source latents and chunk mask of every song."""
+    conditioner = pipeline.conditioner
+    inputs = conditioner.encode(batch.songs, batch.frames, layouts(batch, conditioner.silence))
+    with torch.no_grad():
+        return pipeline.network.condition(inputs, conditioner.silence).context.split(64, dim=-1)
+
+
+def test_a_repaint_hears_the_song_outside_its_span_and_silence_within(tiny: Path, store: Path) -> None:
+    pipeline, batch = Pipeline.from_pretrained(tiny), drawn(store, TaskMix(repaint=1.0))
+    source, generate = contexts(pipeline, batch)
+    silence = tiled(pipeline.conditioner.silence, batch.mean.shape[1])[0]
+    for row, (draw, frames) in enumerate(zip(batch.tasks, batch.frames, strict=True)):
+        inside = torch.zeros(frames, dtype=torch.bool)
+        inside[slice(*draw.span)] = True
+        assert torch.equal(generate[row, :frames, 0].bool(), inside)
+        torch.testing.assert_close(source[row, :frames][~inside], batch.mean[row, :frames][~inside].float())
+        torch.testing.assert_close(source[row, :frames][inside], silence[:frames][inside])
+
+
+def test_a_cover_hears_the_codes_of_the_song_alone(tiny: Path, store: Path) -> None:
+    pipeline, batch = Pipeline.from_pretrained(tiny), drawn(store, TaskMix(cover=1.0))
+    source, generate = contexts(pipeline, batch)
+    assert all(generate[row, :frames].all() for row, frames in enumerate(batch.frames))
+    assert not torch.allclose(source[0, : batch.frames[0]], batch.mean[0, : batch.frames[0]].float(), atol=0.1)
+    starts = layouts(batch, pipeline.conditioner.silence)
+    assert {start.instruction for start in starts} == {instruction("cover")}
+    song = batch.mean[0, : batch.frames[0]].float()
+    assert torch.equal(starts[0].source, lay_out("cover", song, pipeline.conditioner.silence, len(song)).source)
+
+
+@pytest.mark.parametrize("tasks", [TaskMix(cover=0.5, repaint=0.5), TaskMix(repaint=0.4)])
+def test_a_mix_of_tasks_trains(run, tmp_path: Path, tasks: TaskMix) -> None:
+    module = run(tmp_path, steps=3, tasks=tasks)
+    assert module.gradients.skipped == 0
+    assert all(0 < loss < 100 for loss in jobs.curve(tmp_path).values())
