@@ -8,11 +8,11 @@ from itertools import product
 from typing import Any
 
 from acestep.flow.sampler import Sampler
-from acestep.types import Song
+from acestep.types import AdapterUse, Song
 
 CEILING = "ceiling"
-SONG = "song"
-"""The part of a sweep that changes what is asked for: ``sweep.song.seconds=[30,120]``."""
+SONG, ADAPTERS = "song", "adapters"
+"""The parts of a sweep that change what is asked for: ``sweep.song.seconds=[30,120]``, and lists of adapters."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cell:
         settings: what the sweep set, by dotted path; empty without a sweep.
         sampler: how songs are made. ``None`` makes none: the recordings through the autoencoder, the best that any
             sampler could do.
-        song: fields of every prompt's song that are replaced.
+        song: fields of every prompt's song that are replaced, its adapters among them.
     """
 
     label: str
@@ -40,17 +40,21 @@ def cells_of(sampler: Sampler, sweep: Mapping[str, Any]) -> list[Cell]:
         sampler: what holds wherever the sweep says nothing.
         sweep: mirrors the sampler's fields, with lists at its leaves: ``{"guidance": {"scale": [1, 4, 7]}}``. A leaf
             ``None`` leaves its field as it is. Whole parts may be swept: ``{"solver": [Euler(), Heun()]}``. ``song``
-            mirrors a song's fields.
+            mirrors a song's fields; a value of ``adapters`` is a list of ``{path, scale}``, empty for none.
     """
     axes = dict(_leaves(sweep))
     if not axes:
         return [Cell("sampler", {}, sampler)]
     cells = []
     for values in product(*axes.values()):
-        changed, song = sampler, {}
-        settings = {path: _named(value) for path, value in zip(axes, values, strict=True)}
+        changed, settings = sampler, {}
+        song: dict[str, Any] = {}
         for path, value in zip(axes, values, strict=True):
-            if path.startswith(f"{SONG}."):
+            settings[path] = _named(value)
+            if path == ADAPTERS:
+                song[ADAPTERS] = _adapters(value)
+                settings[path] = " + ".join(f"{use.path} x {use.scale:g}" for use in song[ADAPTERS]) or "none"
+            elif path.startswith(f"{SONG}."):
                 song[_song_field(path)] = value
             else:
                 changed = _with(changed, path, path.split("."), value)
@@ -66,6 +70,15 @@ def _song_field(path: str) -> str:
             f"sweep.{path}: a song has no {name}; it has {', '.join(field.name for field in fields(Song))}"
         )
     return name
+
+
+def _adapters(value: Any) -> tuple[AdapterUse, ...]:
+    try:
+        return tuple(AdapterUse(**use) for use in value)
+    except TypeError as error:
+        raise ValueError(
+            f"sweep.adapters: {value} is no list of adapters; each value is one, such as [{{path: FILE, scale: 0.5}}]"
+        ) from error
 
 
 def _named(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from acestep.audio import Audio
 from acestep.evaluation.embedders import MissingWeightsError, cut_windows, mono
 from acestep.evaluation.files import digest, digest_module
+from acestep.evaluation.pretrained import local
 from acestep.types import Song
 
 log = logging.getLogger(__name__)
@@ -155,14 +156,7 @@ class TransformersClap:
         """The embedder. Raises :class:`MissingWeightsError` with a remedy if the weights are not on this machine."""
         from transformers import ClapModel, ClapProcessor
 
-        try:
-            model = ClapModel.from_pretrained(self.weights, local_files_only=True)
-            processor = ClapProcessor.from_pretrained(self.weights, local_files_only=True)
-        except OSError as error:
-            raise MissingWeightsError(
-                f"transformers_clap.weights={self.weights}: not on this machine; "
-                f"run `hf download {self.weights}` once with a network, or name a folder that holds it"
-            ) from error
+        model, processor = local("transformers_clap.weights", self.weights, ClapModel, ClapProcessor)
         name = f"clap-{Path(self.weights).name}"
         return TransformersClapEmbedder(model.to(self.device).eval(), processor, self.hop_seconds, name)
 

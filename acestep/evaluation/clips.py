@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from torch import nn
 
+from acestep.adapters.read import find_adapter
 from acestep.audio import Audio, read_audio
-from acestep.evaluation.cells import Cell
+from acestep.evaluation.cells import ADAPTERS, Cell
 from acestep.evaluation.files import digest, digest_module, digest_tensor
 from acestep.evaluation.prompts import Prompt, seed_of
 from acestep.evaluation.ranks import Ranks
 from acestep.files import atomic
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
+from acestep.types import Request, Song
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class ClipStore:
         self.pipeline = pipeline
         self.batch_size = batch_size
         self.fingerprint = fingerprint(pipeline)
+        self._adapters: dict[str, str] = {}
 
     def make(self, prompts: Sequence[Prompt], cell: Cell, takes: int = 1) -> list[Clip]:
         """The clips of all prompts under ``cell``, in order, ``takes`` songs from different noise for each."""
@@ -88,7 +91,7 @@ class ClipStore:
         return [replace(clip, excluded=reasons[clip.key]) for clip in clips]
 
     def _clip(self, prompt: Prompt, take: int, cell: Cell) -> Clip:
-        song = replace(prompt.song, **cell.song)
+        song = replace(_request(prompt.song) if ADAPTERS in cell.song else prompt.song, **cell.song)
         seed = song.seed if take == 0 else seed_of(prompt.id, song.seed, take)
         prompt, reason = replace(prompt, song=replace(song, seed=seed)), ""
         try:
@@ -97,9 +100,22 @@ class ClipStore:
             reason = str(error)
         if cell.sampler is None and prompt.recording is None:
             reason = "no recording"
-        song = json.dumps(asdict(prompt.song), sort_keys=True)
-        key = digest(self.fingerprint, song, repr(cell.sampler), _recording_bytes(prompt, cell.sampler))
+        key = digest(
+            self.fingerprint, self._words(prompt.song), repr(cell.sampler), _recording_bytes(prompt, cell.sampler)
+        )
         return Clip(prompt, take, cell, key, self.folder / f"{key[:32]}.flac", reason)
+
+    def _words(self, song: Song) -> str:
+        """All that is asked for; adapters by what is in their files."""
+        asked = asdict(song)
+        if isinstance(song, Request) and song.adapters is not None:
+            asked[ADAPTERS] = [(self._adapter(use.path), use.scale) for use in song.adapters]
+        return json.dumps(asked, sort_keys=True)
+
+    def _adapter(self, path: str) -> str:
+        if path not in self._adapters:
+            self._adapters[path] = digest(find_adapter(Path(path)).read_bytes())
+        return self._adapters[path]
 
     def _generate(self, clips: Sequence[Clip]) -> None:
         """Write the clips, and why there is none for those that the pipeline refused."""
@@ -138,6 +154,11 @@ def fingerprint(pipeline: Pipeline) -> str:
     modules = [digest_module(part) for part in parts if isinstance(part, nn.Module)]
     device = next(pipeline.network.parameters()).device.type
     return digest(*modules, digest_tensor(pipeline.conditioner.silence), repr(pipeline.network.config), device)
+
+
+def _request(song: Song) -> Request:
+    """``song`` as one that may carry adapters."""
+    return Request(**{field.name: getattr(song, field.name) for field in fields(song)})
 
 
 def _reason(clip: Clip) -> str:

@@ -100,6 +100,26 @@ def half_distances(
     return distances
 
 
+def song_distance(windows: Float[Tensor, "w d"], reference: Gaussian) -> float:
+    """Fréchet distance of one song's windows to ``reference``.
+
+    Singular, as a song has fewer windows than an embedding has dimensions: it ranks songs of equal length, and finds
+    those to listen to. The same number as :func:`frechet_distance`, from a matrix of windows by windows.
+
+    Raises:
+        ValueError: one window has no covariance.
+    """
+    song = Moments.of(windows)
+    if song.n < 2:
+        raise ValueError("a song of one embedding window has no distance of its own: it needs at least 2")
+    centred = windows.to(torch.float64) - song.mean
+    # The product of the covariances has the eigenvalues of this one, and zeros.
+    middle = centred @ reference.covariance @ centred.T / (song.n - 1)
+    shared = torch.linalg.eigvalsh((middle + middle.T) / 2).clamp(min=0).sqrt().sum()
+    traces = centred.square().sum() / (song.n - 1) + reference.covariance.trace()
+    return max(float((song.mean - reference.mean).square().sum() + traces - 2 * shared), 0.0)
+
+
 def sample_bias(covariance: Float[Tensor, "d d"], n: int) -> float:
     """Expected distance of ``n`` independent windows to the exact distribution they come from, to second order."""
     values = torch.linalg.eigvalsh(covariance.to(torch.float64)).clamp(min=1e-300)

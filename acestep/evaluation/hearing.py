@@ -7,6 +7,7 @@ process finds what is there. Nothing is keyed by a file's name.
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,10 @@ Heard = dict[str, Tensor]
 
 
 class Ear(Protocol):
-    """Turns audio into the tensors that metrics read. Metrics with ears of one fingerprint share what was heard."""
+    """Turns audio into the tensors that metrics read. Metrics with ears of one fingerprint share what was heard.
+
+    One that has ``pure``, true, keeps no state: several threads may let it hear at once.
+    """
 
     name: str
     fingerprint: str
@@ -35,13 +39,22 @@ class HearingStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._last = threading.local()
 
     def hear(self, ear: Ear, recording: Path) -> Heard:
         """What ``ear`` hears of the file, from the store where it is there."""
         sha256 = hashlib.sha256(recording.read_bytes()).hexdigest()
         path = self.folder / f"{ear.name}-{ear.fingerprint[:12]}" / f"{sha256}.safetensors"
         if not path.is_file():
-            heard = {name: value.contiguous() for name, value in ear.hear(read_audio(recording)).items()}
+            heard = {name: value.contiguous() for name, value in ear.hear(self._audio(recording, sha256)).items()}
             with atomic(path) as aside:
                 save_file(heard, aside)
         return load_file(path)
+
+    def _audio(self, recording: Path, sha256: str) -> Audio:
+        """The recording, read once for the ears that listen to it one after another."""
+        known, audio = getattr(self._last, "read", ("", None))
+        if audio is None or known != sha256:
+            audio = read_audio(recording)
+            self._last.read = sha256, audio
+        return audio

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from acestep.evaluation.results import Results, Row, Setting
 from acestep.types import Song
 
 
-def joined(found: Mapping[str, Results]) -> Results:
-    """Results of several checkpoints on the same prompts as one sweep over ``weights``, the outermost.
+def joined(found: Mapping[str, Results], axis: str = "weights") -> Results:
+    """Results of several checkpoints, or whatever ``axis`` says, on the same prompts as one sweep, ``axis`` outermost.
 
     The ceiling is the first checkpoint's: the recordings through its autoencoder.
     """
@@ -26,8 +26,8 @@ def joined(found: Mapping[str, Results]) -> Results:
     cells: dict[str, Mapping[str, Any]] = {}
     rows, sets, halves = [], {}, {}
     for name, results in parts:
-        labels = {label: _label(name, label, results) for label in results.cells}
-        cells |= {labels[label]: {"weights": name, **results.setting.cells[label]} for label in results.cells}
+        labels = {label: _label(axis, name, label, results) for label in results.cells}
+        cells |= {labels[label]: {axis: name, **results.setting.cells[label]} for label in results.cells}
         rows += [replace(row, cell=labels[row.cell]) for row in results.rows if row.cell in labels]
         sets |= {labels[label]: results.sets[label] for label in results.cells if label in results.sets}
         halves |= {labels[label]: results.halves[label] for label in results.cells if label in results.halves}
@@ -35,7 +35,7 @@ def joined(found: Mapping[str, Results]) -> Results:
     sets |= {CEILING: first.sets[CEILING]} if CEILING in first.sets else {}
     setting = replace(
         first.setting,
-        weights=", ".join(found),
+        weights=", ".join(found) if axis == "weights" else first.setting.weights,
         fingerprint=", ".join(results.setting.fingerprint for results in found.values()),
         cells=cells,
         left_out={name: why for results in found.values() for name, why in results.setting.left_out.items()},
@@ -60,8 +60,17 @@ def read_results(folder: str | Path) -> Results:
     return Results(setting, [_row(line, columns, folder) for line in table], sets, halves)
 
 
-def _label(name: str, label: str, results: Results) -> str:
-    return f"weights={name}, {label}" if results.setting.cells[label] else f"weights={name}"
+def named_results(folders: Sequence[str | Path]) -> dict[str, Results]:
+    """What :func:`read_results` finds in each folder, by as much of its path's end as tells it from the others."""
+    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): read_results(path) for path in paths}
+
+
+def _label(axis: str, name: str, label: str, results: Results) -> str:
+    return f"{axis}={name}, {label}" if results.setting.cells[label] else f"{axis}={name}"
 
 
 def _by_metric(values: Mapping[str, float | None]) -> dict[str, dict[str, float]]:

@@ -19,8 +19,9 @@ from acestep.audio import Audio
 from acestep.evaluation.embedders import MissingWeightsError, mono
 from acestep.evaluation.files import digest, digest_module
 from acestep.evaluation.hearing import Heard
+from acestep.evaluation.pretrained import local
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.scorers import Always
+from acestep.evaluation.scorers import Unprompted
 
 AUDIOBOX_AXES = {"CE": "enjoyment", "CU": "usefulness", "PC": "complexity", "PQ": "quality"}
 SONGEVAL_AXES = ("coherence", "musicality", "memorability", "clarity", "naturalness")
@@ -95,10 +96,7 @@ class SongEval:
             from muq import MuQ as Encoder
         except ImportError as error:
             raise MissingWeightsError(f"muq is not installed ({error}); pip install muq") from error
-        try:
-            encoder = Encoder.from_pretrained(MUQ, local_files_only=True)
-        except OSError as error:
-            raise MissingWeightsError(f"{MUQ} is not on this machine; run `hf download {MUQ}` once") from error
+        (encoder,) = local("songeval's encoder", MUQ, Encoder)
         return PredictedScorer(SongEvalEar(encoder, _songeval_head(root), self.device), SONGEVAL_AXES[1:2])
 
 
@@ -134,7 +132,7 @@ class SongEvalEar:
 
 
 @dataclass(frozen=True)
-class PredictedScorer(Always):
+class PredictedScorer(Unprompted):
     """Every axis that an ear predicts, those of ``first`` ahead of the others."""
 
     ear: AudioboxEar | SongEvalEar

@@ -38,6 +38,7 @@ class MelEmbedder:
     """What :class:`MelSpec` configures. Its vectors are no unit vectors: level is part of what a set sounds like."""
 
     unrelated = ()
+    pure = True
 
     def __init__(self, spec: MelSpec) -> None:
         self.name = "mel"

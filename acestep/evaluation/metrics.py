@@ -14,12 +14,18 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.evaluation.embedders import MissingWeightsError, check_collapse, pooled
-from acestep.evaluation.fad import RankDeficientWarning, fad_infinity, frechet_distance, half_distances
+from acestep.evaluation.fad import (
+    RankDeficientWarning,
+    fad_infinity,
+    frechet_distance,
+    half_distances,
+    song_distance,
+)
 from acestep.evaluation.gaussian import Gaussian, Moments, read_statistics, write_statistics
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.kad import kad, median_bandwidth
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.scorers import EmbedderEar, EmbedderSpec, loaded
+from acestep.evaluation.scorers import EmbedderEar, EmbedderSpec, Unprompted, loaded
 from acestep.evaluation.statistics import spread
 from acestep.synth import oracles
 from acestep.synth.world import Truth
@@ -119,7 +125,7 @@ class FrechetScorer:
         same songs share their sampling error, so between those nothing is extrapolated.
         """
         songs = [one["windows"] for one in heard]
-        target = self._target(reference)
+        target = reference_statistics(reference, self.ear.name, self.statistics)
         generated = _moments(songs)
         with warnings.catch_warnings():
             # The counts stand beside the distance; a sweep need not say it again for every cell.
@@ -139,7 +145,8 @@ class FrechetScorer:
         """Distances of random halves of the songs, drawn alike for every set of as many; none for very few songs."""
         if len(heard) < FEWEST_SONGS:
             return []
-        return half_distances([one["windows"] for one in heard], self._target(reference), self._generator())
+        target = reference_statistics(reference, self.ear.name, self.statistics)
+        return half_distances([one["windows"] for one in heard], target, self._generator())
 
     def keep(self, reference: Sequence[Heard], path: Path) -> None:
         """Write the reference's statistics, to be named as ``statistics`` in another evaluation, or read by fadtk."""
@@ -148,13 +155,44 @@ class FrechetScorer:
             moments = _moments([one["windows"] for one in reference])
             write_statistics(path, moments, self.ear.name, len(reference), settings)
 
-    def _target(self, reference: Sequence[Heard]) -> Gaussian:
-        if self.statistics:
-            return read_statistics(self.statistics, self.ear.name)
-        return _moments([one["windows"] for one in reference]).gaussian()
-
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SongFrechetDistance:
+    """FAD between one song's windows and the reference's: finds songs to listen to, among songs of equal length.
+
+    Attributes:
+        embedder: what hears; its windows should be short beside a song.
+        statistics: an ``.npz`` of reference statistics; empty uses the reference recordings.
+    """
+
+    embedder: EmbedderSpec
+    statistics: str = ""
+
+    def load(self) -> SongFrechetScorer:
+        """The scorer."""
+        return SongFrechetScorer(EmbedderEar(loaded(self.embedder)), self.statistics)
+
+
+@dataclass(frozen=True)
+class SongFrechetScorer(Unprompted):
+    """What :class:`SongFrechetDistance` configures. The suite hands the reference to :meth:`learn`."""
+
+    ear: EmbedderEar
+    statistics: str
+    goal = "lowest"
+    _known: dict[str, Gaussian] = field(default_factory=dict)
+
+    def learn(self, reference: Sequence[Heard]) -> None:
+        """Take in what songs are compared with."""
+        self._known["reference"] = reference_statistics(reference, self.ear.name, self.statistics)
+
+    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+        """``distance``, and from how many windows. Raises ``ValueError`` for a song of one window."""
+        windows = heard["windows"]
+        return {"distance": song_distance(windows, self._known["reference"]), "windows": float(len(windows))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +245,7 @@ class OracleEar:
     """The oracles' spectra of a song: ``pitch`` (T, 76) at 25 Hz and ``pulse`` (P, 7) at 100 Hz."""
 
     name = "oracles"
+    pure = True
     fingerprint = f"spectra-{oracles.PITCH_WINDOW}-{oracles.PULSE_WINDOW}-{oracles.NOTES}"
 
     def hear(self, audio: Audio) -> Heard:
@@ -239,6 +278,13 @@ class OracleScorer:
         truth = Truth(**json.loads(prompt.truth))
         factors = self.oracles.score(oracles.Spectra(heard["pitch"], heard["pulse"]), truth)
         return {"mean": sum(factors.values()) / len(factors), **factors}
+
+
+def reference_statistics(reference: Sequence[Heard], name: str, statistics: str) -> Gaussian:
+    """Those that the file ``statistics`` holds of the embedding ``name``; without a file, those of what was heard."""
+    if statistics:
+        return read_statistics(statistics, name)
+    return _moments([one["windows"] for one in reference]).gaussian()
 
 
 def _moments(songs: Sequence[Tensor]) -> Moments:

@@ -31,6 +31,7 @@ class MicroClap:
     """A trained :class:`TwoTower` as an embedder."""
 
     unrelated = tuple(draw_song(0, index)[1] for index in range(16))
+    pure = True
 
     def __init__(self, towers: TwoTower) -> None:
         self.name = "clap-micro"

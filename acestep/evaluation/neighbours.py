@@ -14,7 +14,7 @@ from acestep.data.sources import find_songs
 from acestep.evaluation.embedders import MissingWeightsError, pooled
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.scorers import Always, EmbedderEar, EmbedderSpec, loaded
+from acestep.evaluation.scorers import EmbedderEar, EmbedderSpec, Unprompted, loaded
 
 
 def density_coverage(
@@ -126,7 +126,7 @@ class Memorisation:
 
 
 @dataclass(frozen=True)
-class MemorisationScorer(Always):
+class MemorisationScorer(Unprompted):
     """What :class:`Memorisation` configures. The suite hears ``corpus`` and hands it to :meth:`learn`."""
 
     ear: EmbedderEar

@@ -11,30 +11,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.results import NEITHER, Results
+from acestep.evaluation.results import NEITHER, Results, comparable
 from acestep.evaluation.series import Series, axis_of, described, series_of
 from acestep.evaluation.statistics import Z95, Interval
 from acestep.files import atomic
 
 INK, MUTED, ACCENT, WARM, GRID = "#1b2430", "#6b7684", "#2f6fde", "#d9822b", "#e3e7ec"
 COLORS = (ACCENT, "#3f9c6b", "#9b59b6", "#c0392b", "#0f8b9d", "#8d6e28")
-MOST_COMPARED = 6
+MOST_COMPARED = 4
+WIDTH, HEIGHT = 5.2, 3.3
+"""In inches: letters stay legible where the page shrinks a picture to a phone's width."""
 
 
-def figures(results: Results, compare: Mapping[str, Results]) -> dict[str, Figure]:
-    """Every picture that these results allow, by file name; curves of ``compare`` over the same sweep go with them."""
+def figures(found: Mapping[str, Results]) -> dict[str, Figure]:
+    """Every picture that the first of these results allows, by file name, with the others' curves over its sweep."""
+    results, *others = found.values()
     axis = axis_of(results)
-    curves = series_of(results, axis)
-    for name, other in compare.items():
-        if axis and axis_of(other) == axis:
+    curves = series_of(results, axis, next(iter(found)) if others else "")
+    for name, other in found.items():
+        if other is not results and axis and axis_of(other) == axis:
             curves += series_of(other, axis, name)
     drawn = {}
     if len(results.cells) > 1:
         drawn |= {column.replace(".", "_"): _curve(curves, axis, column) for column in results.headlines}
-        drawn |= {metric: _distance(curves, axis, metric) for metric in set_metrics(results)}
+        drawn |= {metric: _distance(curves, axis, metric) for metric in results.set_metrics}
         drawn |= _front(curves, axis)
-    if compare:
-        drawn["compared"] = _compared({"this": results, **compare})
+    columns = [c for c in results.headlines if all(comparable(c, results, other) for other in others)]
+    columns = [c for c in columns if results.goal(c) != NEITHER][:MOST_COMPARED]
+    if others and columns:
+        drawn["compared"] = _compared(found, columns)
     for metric, chance in results.setting.chance.items():
         factors = [name for name in chance if f"{metric}.{name}" in results.columns][1:]
         if factors:
@@ -57,14 +62,9 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def set_metrics(results: Results) -> list[str]:
-    """Metrics that compare whole cells with the reference."""
-    return list(dict.fromkeys(metric for cell in results.cells for metric in results.sets.get(cell, {})))
-
-
 def _curve(curves: Sequence[Series], axis: str, column: str) -> Figure:
     results = curves[0].results
-    figure, axes = _axes(results, axis, f"{column.replace('.', ' · ')}: mean over prompts, 95 % interval")
+    figure, axes = _axes(curves, axis, f"{column.replace('.', ' · ')}: mean over prompts, 95 % interval")
     for number, (curve, color) in enumerate(zip(curves, cycle(COLORS), strict=False)):
         points = _points(curve, column)
         at, found = [x for x, _ in points], [interval for _, interval in points]
@@ -87,8 +87,8 @@ def _curve(curves: Sequence[Series], axis: str, column: str) -> Figure:
 
 def _distance(curves: Sequence[Series], axis: str, metric: str) -> Figure:
     results = curves[0].results
-    headline = _headline(results, metric)
-    figure, axes = _axes(results, axis, f"{metric} · {headline}: all songs of a setting together")
+    headline = results.set_headline(metric)
+    figure, axes = _axes(curves, axis, f"{metric} · {headline}: all songs of a setting together")
     for curve, color in zip(curves, cycle(COLORS), strict=False):
         points = _values(curve, metric, headline)
         at, values, errors = [x for x, _ in points], [v for _, v in points], _values(curve, metric, "error")
@@ -116,12 +116,12 @@ def _distance(curves: Sequence[Series], axis: str, metric: str) -> Figure:
 def _front(curves: Sequence[Series], axis: str) -> dict[str, Figure]:
     """What each setting gives in adherence and costs in distance: up and to the left is better."""
     results = curves[0].results
-    distances = [metric for metric in set_metrics(results) if metric.startswith("fad")]
+    distances = [metric for metric in results.set_metrics if metric.startswith("fad")]
     adherences = [column for column in results.headlines if column.startswith("clap")] or results.headlines
     if not distances or not adherences:
         return {}
     column, metric = adherences[0], distances[0]
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(
         f"{column.replace('.', ' · ')} over {metric}: up and left is better", loc="left", fontsize=11, color=INK
@@ -129,7 +129,7 @@ def _front(curves: Sequence[Series], axis: str) -> dict[str, Figure]:
     axes.set_xlabel(metric)
     axes.grid(color=GRID)
     for curve, color in zip(curves, cycle(COLORS), strict=False):
-        scores, far = dict(_points(curve, column)), dict(_values(curve, metric, _headline(results, metric)))
+        scores, far = dict(_points(curve, column)), dict(_values(curve, metric, results.set_headline(metric)))
         shared = [x for x, _ in curve.cells if x in scores and x in far]
         axes.plot([far[x] for x in shared], [scores[x].mean for x in shared], color=color, marker="o", label=curve.name)
         for x in shared if axis else ():
@@ -139,11 +139,9 @@ def _front(curves: Sequence[Series], axis: str) -> dict[str, Figure]:
     return {"front": _finished(figure, axes)}
 
 
-def _compared(found: Mapping[str, Results]) -> Figure:
-    """Every evaluation at its best setting, one row each, one column for each score that all of them have."""
-    shared = [c for c in next(iter(found.values())).headlines if all(c in other.headlines for other in found.values())]
-    columns = [c for c in shared if next(iter(found.values())).goal(c) != NEITHER][:MOST_COMPARED]
-    figure = Figure(figsize=(7.2, 0.45 * len(found) + 1.5), layout="constrained")
+def _compared(found: Mapping[str, Results], columns: Sequence[str]) -> Figure:
+    """Every evaluation at its best setting, one row each, one panel for each score."""
+    figure = Figure(figsize=(WIDTH, 0.45 * len(found) + 1.5), layout="constrained")
     for place, column in enumerate(columns, 1):
         axes = figure.add_subplot(1, len(columns), place)
         for row, (results, color) in enumerate(zip(found.values(), cycle(COLORS), strict=False)):
@@ -169,13 +167,9 @@ def _values(curve: Series, metric: str, name: str) -> list[tuple[float, float]]:
     return [(x, values[name]) for x, values in found if name in values]
 
 
-def _headline(results: Results, metric: str) -> str:
-    return next(name for cell in results.cells for name in results.sets.get(cell, {}).get(metric, {}))
-
-
 def _factors(results: Results, metric: str, factors: Sequence[str]) -> Figure:
     best = results.best(f"{metric}.{next(iter(results.setting.chance[metric]))}")
-    figure = Figure(figsize=(7.2, 0.5 * len(factors) + 1.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.4 * len(factors) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     for row, name in enumerate(factors):
         found, ceiling = results.interval(f"{metric}.{name}", best), results.interval(f"{metric}.{name}", CEILING)
@@ -195,14 +189,15 @@ def _factors(results: Results, metric: str, factors: Sequence[str]) -> Figure:
     return _finished(figure, axes)
 
 
-def _axes(results: Results, axis: str, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+def _axes(curves: Sequence[Series], axis: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
     if axis:
-        places = sorted({float(results.setting.cells[label][axis]) for label in results.cells})
+        places = sorted({x for curve in curves for x, _ in curve.cells})
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.set_xlabel(axis.replace(".", " "))
     else:
+        results = curves[0].results
         names = [described(results.setting.cells[label]) or label for label in results.cells]
         axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_title(title, loc="left", fontsize=11, color=INK)
@@ -213,7 +208,7 @@ def _axes(results: Results, axis: str, title: str) -> tuple[Figure, Axes]:
 def _finished(figure: Figure, axes: Axes) -> Figure:
     _plain(axes)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=4)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=3)
     return figure
 
 

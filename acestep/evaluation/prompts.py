@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from acestep.audio import read_audio
 from acestep.data.sources import describe, find_songs
 from acestep.evaluation.files import digest
-from acestep.synth.world import INSTRUMENTS
+from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 from acestep.synth.write import write_world
 from acestep.types import Song
 from acestep.weights.checkpoint import Lengths
@@ -83,16 +83,21 @@ class MicroPrompts:
         songs: how many.
         seed: of the world: another than training's gives songs that no training has seen.
         instruments: what may play; empty for the world's usual ones.
+        annotation: how the songs are described: ``curated``, ``web`` or ``musician``.
     """
 
     path: str
     songs: int = 64
     seed: int = 20_000
     instruments: tuple[str, ...] = ()
+    annotation: str = "curated"
 
     def load(self, lengths: Lengths) -> list[Prompt]:
         """One prompt for each song."""
-        write_world(self.path, self.songs, self.seed, instruments=self.instruments or INSTRUMENTS)
+        if self.annotation not in ANNOTATIONS:
+            raise ValueError(f"eval.prompts.annotation={self.annotation}: not known; use {', '.join(ANNOTATIONS)}")
+        annotation = ANNOTATIONS[self.annotation]
+        write_world(self.path, self.songs, self.seed, annotation, self.instruments or INSTRUMENTS)
         return FolderPrompts(path=self.path, limit=self.songs, seed=self.seed).load(lengths)
 
 

@@ -16,10 +16,11 @@ import torch
 from matplotlib.image import imsave
 
 from acestep.audio import Audio, read_audio
-from acestep.evaluation import plots
+from acestep.evaluation import comparison, plots
 from acestep.evaluation import report_tables as tables
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
+from acestep.evaluation.joined import named_results
 from acestep.evaluation.results import Results, Row
 from acestep.evaluation.series import described
 from acestep.files import atomic
@@ -40,32 +41,46 @@ class Part:
         title: heading of the part, and the name of its plots.
         compare: other models on the same prompts, by name: drawn into the plots, and each heard at its own best cell.
         songs: prompts with players, evenly spread from the best to the worst score.
+        name: what the results are called beside others.
     """
 
     results: Results
     title: str = ""
     compare: Mapping[str, Results] = field(default_factory=dict)
     songs: int = 8
+    name: str = "this"
 
 
 def write_report(parts: Sequence[Part], folder: str | Path, title: str) -> Path:
     """``report.html``, ``plots/*.png`` and ``plots/*.svg`` in ``folder``."""
-    body = f"<header><h1>{escape(title)}</h1></header>" + "".join(_part(part, Path(folder)) for part in parts)
+    return write_page(Path(folder) / "report.html", title, "".join(_part(part, Path(folder)) for part in parts))
+
+
+def write_page(path: Path, title: str, body: str) -> Path:
+    """One HTML file with style and script in it, under a heading."""
     page = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE.read_text('utf-8')}</style></head>"
-        f"<body><main>{body}</main><script>{SCRIPT.read_text('utf-8')}</script></body></html>"
+        f"<body><main><header><h1>{escape(title)}</h1></header>{body}</main>"
+        f"<script>{SCRIPT.read_text('utf-8')}</script></body></html>"
     )
-    path = Path(folder) / "report.html"
     with atomic(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path
 
 
+def write_comparison(folders: Sequence[str | Path], out: str | Path, songs: int) -> Path:
+    """The report of finished evaluations; the first is the one that the others are compared with."""
+    found = named_results(folders)
+    (name, results), *others = found.items()
+    title = f"Evaluation of {results.setting.weights}" if not others else f"{len(found)} evaluations"
+    return write_report([Part(results, name=name, compare=dict(others), songs=songs)], out, title)
+
+
 def _part(part: Part, folder: Path) -> str:
     results = part.results
-    drawn = plots.figures(results, part.compare)
+    drawn = plots.figures({part.name: results, **part.compare})
     prefix = f"{_slug(part.title)}_" if part.title else ""
     for name, figure in drawn.items():
         plots.save(figure, folder / "plots" / f"{prefix}{name}.png")
@@ -76,6 +91,7 @@ def _part(part: Part, folder: Path) -> str:
         tables.cards(results),
         tables.notes(results),
         f"<section class=figures>{pictures}</section>",
+        comparison.side_by_side({part.name: results, **part.compare}),
         _listen(part),
         tables.differences(results),
         "<h2>All numbers</h2>",
@@ -160,8 +176,9 @@ def _name(results: Results, label: str) -> str:
 
 
 def _player(results: Results, row: Row, name: str) -> str:
-    if row.path is None:
-        return f"<div class=cell><b>{escape(name)}</b><p class=facts>{escape(row.excluded)}</p></div>"
+    if row.path is None or not row.path.is_file():
+        reason = row.excluded or "the file is no longer there"
+        return f"<div class=cell><b>{escape(name)}</b><p class=facts>{escape(reason)}</p></div>"
     audio = read_audio(row.path)
     scores = " · ".join(
         f"{column.partition('.')[0]} {row.scores[column]:.2f}" for column in results.headlines if column in row.scores

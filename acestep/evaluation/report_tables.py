@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.plots import set_metrics
 from acestep.evaluation.results import LOWEST, NEITHER, Results
 from acestep.evaluation.statistics import Interval
 
 DASH = "–"
+CHANGE_HEAD = ("", "difference", "95 %", "effect d_z", "p, Holm", "prompts to show it")
 
 
 def cards(results: Results) -> str:
     """One card for each metric: its value at its best setting, and what to compare it with."""
     made = [_song_card(results, column) for column in results.headlines]
     songwise = {column.partition(".")[0] for column in results.headlines}
-    made += [_set_card(results, metric) for metric in set_metrics(results) if metric not in songwise]
+    made += [_set_card(results, metric) for metric in results.set_metrics if metric not in songwise]
     return f"<section class=cards>{''.join(made)}</section>"
 
 
@@ -41,32 +42,38 @@ def notes(results: Results) -> str:
 def numbers(results: Results) -> str:
     """Every score and distance under every setting."""
     labels = [*results.cells, *([CEILING] if CEILING in results.sets else [])]
-    rows = [(column, [_interval(results.interval(column, label)) for label in labels]) for column in results.columns]
+    rows = [(column, [interval(results.interval(column, label)) for label in labels]) for column in results.columns]
     names = dict.fromkeys((m, name) for label in labels for m, v in results.sets.get(label, {}).items() for name in v)
     for metric, name in names:
         found = [results.sets.get(label, {}).get(metric, {}).get(name) for label in labels]
         rows.append((f"{metric}.{name}", [DASH if value is None else f"{value:.4g}" for value in found]))
-    return _table(["", *labels], rows)
+    rows.append(("hash of settings", [f"<small>{results.decided_by(label)[:12]}</small>" for label in labels]))
+    return table(["", *labels], rows)
 
 
 def differences(results: Results) -> str:
     """Every setting against the first, prompt by prompt; nothing where there is one setting."""
     summary = results.summary()
-    rows = [
-        (f"{one['score']} at {one['cell']}", [
-            _signed(one["mean"]), _bounds(one["ci95"]), DASH if one["effect"] is None else f"{one['effect']:+.2f}",
-            f"{one['p_holm']:.3g}", DASH if one["prompts_needed"] is None else str(one["prompts_needed"]),
-        ])
-        for one in summary["differences"]
-    ]  # fmt: skip
+    rows = [(f"{one['score']} at {one['cell']}", change_cells(one, one["p_holm"])) for one in summary["differences"]]
     rows += [
         (f"{one['distance']} at {one['cell']}", [_signed(one["mean"]), _bounds(one["ci95"]), DASH, DASH, DASH])
         for one in summary["set_differences"]
     ]
     if not rows:
         return ""
-    head = ["", "difference", "95 %", "effect d_z", "p, Holm", "prompts to show it"]
-    return f"<h2>Against {escape(results.cells[0])}</h2>{_table(head, rows)}"
+    return f"<h2>Against {escape(results.cells[0])}</h2>{table(CHANGE_HEAD, rows)}"
+
+
+def change_cells(change: Mapping[str, Any], p_holm: float) -> list[str]:
+    """What :data:`CHANGE_HEAD` names, of what :func:`acestep.evaluation.results.paired` found."""
+    effect, needed = change["effect"], change["prompts_needed"]
+    return [
+        _signed(change["mean"]),
+        _bounds(change["ci95"]),
+        DASH if effect is None else f"{effect:+.2f}",
+        f"{p_holm:.3g}",
+        DASH if needed is None else str(needed),
+    ]
 
 
 def prompt_table(results: Results) -> str:
@@ -84,7 +91,7 @@ def prompt_table(results: Results) -> str:
         for name in ranked(results)
     ]
     title = f"{column}, prompt by prompt, from the best to the worst at {results.best(column)}"
-    return f"<details><summary>{escape(title)}</summary>{_table(['', *results.cells], rows)}</details>"
+    return f"<details><summary>{escape(title)}</summary>{table(['', *results.cells], rows)}</details>"
 
 
 def settings(results: Results) -> str:
@@ -104,6 +111,20 @@ def ranked(results: Results) -> list[str]:
     return ids
 
 
+def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Rows of a name, which is text, and of cells, which are HTML."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>" for name, values in rows
+    )
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def interval(found: Interval | None) -> str:
+    """A mean and its bounds."""
+    return DASH if found is None else f"{found.mean:.3f} <small>{_bounds(found.bounds)}</small>"
+
+
 def _song_card(results: Results, column: str) -> str:
     best = results.best(column)
     found, ceiling = results.interval(column, best), results.interval(column, CEILING)
@@ -116,32 +137,19 @@ def _song_card(results: Results, column: str) -> str:
 
 
 def _set_card(results: Results, metric: str) -> str:
-    values = {cell: found for cell in results.cells if (found := results.sets.get(cell, {}).get(metric))}
-    headline = next(iter(next(iter(values.values()))))
+    headline = results.set_headline(metric)
+    best, value = results.best_set(metric)
     is_low = results.goal(metric) == LOWEST
-    best = (min if is_low else max)(values, key=lambda cell: values[cell][headline])
     ceiling = results.sets.get(CEILING, {}).get(metric, {})
-    error = values[best].get("error")
+    error = results.sets[best][metric].get("error")
     lines = [f"at {best}", f"± {error:.3f} (standard error)" if error is not None else ""]
     lines += [f"ceiling {ceiling[headline]:.3f}" if headline in ceiling else "", "lower is better" if is_low else ""]
-    return _card(metric, f"{values[best][headline]:.3f}", lines)
+    return _card(metric, f"{value:.3f}", lines)
 
 
 def _card(name: str, value: str, lines: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines if line)
     return f"<div class=card><h4>{escape(name)}</h4><strong>{escape(value)}</strong><ul>{items}</ul></div>"
-
-
-def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>" for name, values in rows
-    )
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _interval(found: Interval | None) -> str:
-    return DASH if found is None else f"{found.mean:.3f} <small>{_bounds(found.bounds)}</small>"
 
 
 def _bounds(bounds: Sequence[float]) -> str:

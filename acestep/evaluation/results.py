@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from acestep.evaluation.advice import advice
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.files import finite_or_none, write_json
+from acestep.evaluation.files import digest, finite_or_none, write_json
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.statistics import (
     Z95,
@@ -29,10 +30,10 @@ from acestep.evaluation.statistics import (
     spread,
 )
 from acestep.files import atomic
+from acestep.types import Song
 
 SEED = 0
 """Of every resampling, so that the same songs give the same summary."""
-FEWEST_PROMPTS, WINDOWS_PER_DIMENSION, SONGS_FOR_FAD = 30, 5, 300
 HIGHEST, LOWEST, NEITHER = "highest", "lowest", "neither"
 """Which values of a metric's headline are good: what a scorer may say of itself in ``goal``."""
 
@@ -83,12 +84,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Results:
-    """Rows, and by cell and metric: distances between sets, and the same for random halves of the songs."""
+    """Rows, and by cell and metric: distances between sets, and the same for random halves of the songs.
+
+    ``blocks`` are further parts of the summary, by name.
+    """
 
     setting: Setting
     rows: Sequence[Row]
     sets: Mapping[str, Mapping[str, Mapping[str, float]]]
     halves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
     _intervals: dict[tuple[str, str, bool], Interval | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -140,6 +145,23 @@ class Results:
             return next(iter(means))
         return (min if goal == LOWEST else max)(means, key=means.__getitem__)
 
+    @property
+    def set_metrics(self) -> list[str]:
+        """Metrics with numbers of whole cells."""
+        return list(dict.fromkeys(metric for cell in self.cells for metric in self.sets.get(cell, {})))
+
+    def set_headline(self, metric: str) -> str:
+        """The first number that a metric gives of a cell."""
+        return next(name for cell in self.cells for name in self.sets.get(cell, {}).get(metric, {}))
+
+    def best_set(self, metric: str) -> tuple[str, float]:
+        """The cell with a metric's best number, and the number."""
+        name = self.set_headline(metric)
+        found = {cell: self.sets.get(cell, {}).get(metric, {}) for cell in self.cells}
+        values = {cell: one[name] for cell, one in found.items() if name in one}
+        best = (min if self.goal(metric) == LOWEST else max)(values, key=values.__getitem__)
+        return best, values[best]
+
     def summary(self) -> dict[str, Any]:
         """Everything that is quoted, JSON-ready; the same songs give the same summary, byte for byte."""
         return self._summary
@@ -167,7 +189,8 @@ class Results:
             "ceiling": self._cell(CEILING) if CEILING in self.sets else None,
             "differences": self._differences(),
             "set_differences": self._set_differences(),
-            "advice": advice(self),
+            "advice": self._advice(),
+            **self.blocks,
         }
 
     def write(self, folder: str | Path) -> None:
@@ -180,14 +203,25 @@ class Results:
         scores = {}
         for column in self.columns:
             found, control = self.interval(column, label), self.interval(column, label, shuffled=True)
-            scores[column] = {**_described(found), "shuffled": _described(control)}
+            scores[column] = {**_described(found), "shuffled": _described(control) if control else None}
+        settings, halves = self.setting.cells.get(label, {}), self.halves.get(label, {})
         sets = {
             f"{metric}.{name}": finite_or_none(value)
             for metric, values in self.sets.get(label, {}).items()
             for name, value in values.items()
         }
-        settings, halves = self.setting.cells.get(label, {}), self.halves.get(label, {})
-        return {"label": label, "settings": settings, "scores": scores, "sets": sets, "halves": halves}
+        described = {"label": label, "settings": settings, "sha256": self.decided_by(label)}
+        return described | {"scores": scores, "sets": sets, "halves": halves}
+
+    def decided_by(self, cell: str) -> str:
+        """Hash of all that decided a cell's numbers: networks, settings, what was asked for, and who listened."""
+        songs = sorted(f"{row.prompt.id} {row.take} {_words(row)}" for row in self.rows if row.cell == cell)
+        made = self.setting.fingerprint, self.setting.sampler, str(self.setting.cells.get(cell, CEILING))
+        return digest(*made, *songs, str(sorted(self.setting.ears.items())), str(self.setting.references))
+
+    def _advice(self) -> list[str]:
+        prompts = len({row.prompt.id for row in self.rows if row.cell != CEILING})
+        return advice(prompts, self.sets.get(self.cells[0], {}))
 
     def _differences(self) -> list[dict[str, Any]]:
         """Headline scores of every cell against the first, paired by prompt; p-values corrected over all of them."""
@@ -225,7 +259,7 @@ class Results:
             "take": row.take,
             "cell": row.cell,
             **{f"sampler.{path}": value for path, value in self.setting.cells.get(row.cell, {}).items()},
-            **{f"song.{name}": value for name, value in asdict(row.prompt.song).items()},
+            **_words(row),
             "audio": row.path.relative_to(folder).as_posix() if row.path else None,
             "excluded": row.excluded or None,
             "unheard": json.dumps(dict(row.unheard)) if row.unheard else None,
@@ -234,10 +268,20 @@ class Results:
         }
 
 
+def _words(row: Row) -> dict[str, Any]:
+    return {f"song.{one.name}": getattr(row.prompt.song, one.name) for one in fields(Song)}
+
+
 def _described(found: Interval | None) -> dict[str, Any]:
     if found is None:
         return {"mean": None, "ci95": None, "n": 0, "reason": "no song was scored"}
     return {"mean": found.mean, "ci95": found.bounds, "n": found.n}
+
+
+def comparable(column: str, a: Results, b: Results) -> bool:
+    """Whether one ear gave a score in both: the numbers of two scorers have nothing to do with each other."""
+    ears = [one.setting.ears.get(column.partition(".")[0]) for one in (a, b)]
+    return ears[0] == ears[1] is not None and column in a.columns and column in b.columns
 
 
 def paired(values: Sequence[float], against: Sequence[float]) -> dict[str, Any]:
@@ -254,20 +298,3 @@ def paired(values: Sequence[float], against: Sequence[float]) -> dict[str, Any]:
         "prompts_needed": prompts_needed(effect) if effect else None,
         "p": sign_flip_test(differences, torch.Generator().manual_seed(SEED)),
     }
-
-
-def advice(results: Results) -> list[str]:
-    """What these numbers are too few for, in words; empty where nothing is."""
-    found = []
-    prompts = len({row.prompt.id for row in results.rows if row.cell != CEILING})
-    if prompts < FEWEST_PROMPTS:
-        found.append(f"{prompts} prompts: intervals of means are rough below {FEWEST_PROMPTS}")
-    cells = results.sets.get(results.cells[0], {})
-    for metric, values in cells.items():
-        if "dimensions" in values and values["windows"] < WINDOWS_PER_DIMENSION * values["dimensions"]:
-            found.append(
-                f"{metric}: {values['windows']:g} windows in {values['dimensions']:g} dimensions; compare it only at "
-                f"equal numbers of songs, and quote it from {WINDOWS_PER_DIMENSION * values['dimensions']:g} windows "
-                f"and {SONGS_FOR_FAD} songs on; a kernel distance (kad) needs fewer"
-            )
-    return found

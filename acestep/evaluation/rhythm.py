@@ -84,6 +84,7 @@ class TempoEar:
     """Tempo of a whole song."""
 
     name = "tempo"
+    pure = True
     fingerprint = f"tempo-{SAMPLE_RATE}-{HOP}-{USUAL_BPM:g}-{OCTAVES_OF_DOUBT:g}"
 
     def hear(self, audio: Audio) -> Heard:

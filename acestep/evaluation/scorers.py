@@ -25,7 +25,8 @@ class SongScorer(Protocol):
     More is asked for where a scorer has it: ``ear_for(prompt)``, if what is heard depends on what was asked;
     ``total(scores)``, which pools the scores of a cell into numbers that are no mean over songs; ``check(recordings)``,
     which refuses a scorer that cannot tell recordings apart (generated songs prove nothing: they may be all alike);
-    ``corpus``, recordings that the suite hears and hands to ``learn(heard)``; and ``goal``, which values are good.
+    ``learn(heard)``, which is handed the recordings of ``corpus``, or without one the reference's; ``prompted``, false
+    where the score knows nothing of the prompt; and ``goal``, which values are good.
     """
 
     ear: Ear
@@ -89,6 +90,12 @@ class Always:
         return True
 
 
+class Unprompted(Always):
+    """The part of a scorer that listens to the song alone: against other prompts it would say the same again."""
+
+    prompted = False
+
+
 class EmbedderSpec(Protocol):
     """Configuration of an embedder."""
 
@@ -118,6 +125,11 @@ class EmbedderEar:
     def fingerprint(self) -> str:
         """The embedder's."""
         return self.embedder.fingerprint
+
+    @property
+    def pure(self) -> bool:
+        """The embedder's: whether several threads may use it at once."""
+        return bool(getattr(self.embedder, "pure", False))
 
     def hear(self, audio: Audio) -> Heard:
         """``windows`` (W, D)."""

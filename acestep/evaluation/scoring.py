@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from acestep.evaluation.clips import Clip
 from acestep.evaluation.hearing import Ear, Heard, HearingStore
@@ -15,7 +19,7 @@ from acestep.evaluation.scorers import Scorer
 
 Scores = dict[str, float]
 
-SHUFFLES = 4
+SHUFFLES = 2
 """Other prompts that each song is scored against for the shuffled control."""
 
 
@@ -50,7 +54,7 @@ class Scoring:
             reasons |= dict.fromkeys(self.pairwise, "no prompt has a recording to compare with")
         if takes < 2:
             reasons |= dict.fromkeys(self.takewise, "compares takes of a prompt; add eval.takes=2 or more")
-        for name, scorer in self.setwise.items():
+        for name, scorer in {**self.setwise, **dict(filter(_learns_reference, self.songwise.items()))}.items():
             if not getattr(scorer, "statistics", "") and len(self.references) < 2:
                 reasons[name] = "fewer than 2 reference recordings, and no reference statistics are given"
         for kind in (self.songwise, self.setwise, self.pairwise, self.takewise):
@@ -67,8 +71,8 @@ class Scoring:
         for scorer in self.songwise.values():
             if hasattr(scorer, "check"):
                 scorer.check([self._hear(scorer.ear, path) for path in self.references])
-            if hasattr(scorer, "corpus"):
-                scorer.learn([self._hear(scorer.ear, path) for path in scorer.corpus])
+            if hasattr(scorer, "learn"):
+                scorer.learn([self._hear(scorer.ear, path) for path in getattr(scorer, "corpus", self.references)])
 
     def keep_statistics(self, folder: Path) -> None:
         """Statistics of the reference, one file for each metric that can be given them again in its stead."""
@@ -79,12 +83,21 @@ class Scoring:
     def hear(self, clips: Sequence[Clip], ranks: Ranks) -> None:
         """Let every ear hear this rank's share of the clips, for the store."""
         share = ranks.share([clip for clip in clips if not clip.excluded])
+        pure = {name: scorer for name, scorer in self._all.items() if getattr(scorer.ear, "pure", False)}
+
+        def hear_one(clip: Clip) -> None:
+            for name, scorer in pure.items():
+                self._heard_of(name, scorer, [clip])
+
+        # A song is too short for an operation to gain by several cores: they hear a song each.
+        with _one_song_a_core() as cores:
+            list(cores.map(hear_one, share))
         for name, scorer in self._all.items():
             self._heard_of(name, scorer, share)
 
     def _known_recordings(self) -> Iterator[tuple[Any, Sequence[Path]]]:
-        for scorer in self._all.values():
-            if hasattr(scorer, "check") or not hasattr(scorer, "score"):
+        for name, scorer in self._all.items():
+            if hasattr(scorer, "check") or not hasattr(scorer, "score") or _learns_reference((name, scorer)):
                 yield scorer, self.references
             if hasattr(scorer, "corpus"):
                 yield scorer, scorer.corpus
@@ -160,8 +173,13 @@ class Scoring:
             scored = self._heard_of(name, scorer, made)
             others = _others([clip.prompt for clip, _ in scored])
             for (clip, one), strangers in zip(scored, others, strict=True):
-                scores[clip.key] |= _named(name, scorer.score(one, clip.prompt))
-                shuffled[clip.key] |= _named(name, _mean([scorer.score(one, other) for other in strangers]))
+                try:
+                    scores[clip.key] |= _named(name, scorer.score(one, clip.prompt))
+                except ValueError as error:
+                    self.unheard.setdefault(clip.key, {})[name] = str(error)
+                    continue
+                if getattr(scorer, "prompted", True):
+                    shuffled[clip.key] |= _named(name, _mean([scorer.score(one, other) for other in strangers]))
 
     def _compare_pairs(self, made: Sequence[Clip], scores: dict[str, Scores], shuffled: dict[str, Scores]) -> None:
         for name, scorer in self.pairwise.items():
@@ -192,8 +210,24 @@ class Scoring:
         return self._heard[key]
 
 
+@contextmanager
+def _one_song_a_core() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has cores, each with one for itself."""
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)
+
+
 def _always(prompt: Prompt) -> bool:
     return True
+
+
+def _learns_reference(named: tuple[str, Any]) -> bool:
+    """Whether a scorer is handed the reference recordings to learn."""
+    return hasattr(named[1], "learn") and not hasattr(named[1], "corpus")
 
 
 def _recording(prompt: Prompt) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from acestep.audio import Audio
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.scorers import Always
+from acestep.evaluation.scorers import Always, Unprompted
 
 SILENT_DBFS = -60.0
 QUIETEST = 10 ** (-120 / 20)
@@ -85,6 +85,7 @@ class SignalEar:
     """The measures of a song, in the order of ``MEASURES``."""
 
     name = "signal"
+    pure = True
     fingerprint = f"signal-{SILENT_DBFS:g}-{BLOCK_SECONDS:g}-{TONE_HZ:g}"
 
     def hear(self, audio: Audio) -> Heard:
@@ -92,7 +93,7 @@ class SignalEar:
         return {name: torch.tensor([value], dtype=torch.float64) for name, value in measure(audio).items()}
 
 
-class HealthScorer(Always):
+class HealthScorer(Unprompted):
     """What :class:`SignalHealth` configures."""
 
     ear = SignalEar()

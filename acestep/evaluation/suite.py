@@ -74,6 +74,8 @@ class Evaluation:
         cells = cells_of(sampler, self.sweep)
         scorers, left_out = load_scorers(self.metrics, self.available_only)
         prompts = self._prompts(pipeline, ranks)
+        if not prompts:
+            raise ValueError("eval.prompts: holds no prompts; name a folder or a list with at least one song")
         if self.reference:
             references = reference_recordings(self.reference, pipeline, Path(out) / "reference", ranks)
         else:
@@ -85,6 +87,9 @@ class Evaluation:
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
         clips = self._clips(store, prompts, cells, ranks)
+        made = [clip for cell in cells for clip in clips[cell.label]]
+        if all(clip.excluded for clip in made):
+            raise ValueError(f"eval.prompts: none of the {len(made)} songs could be made: {made[0].excluded}")
         started = perf_counter()
         scoring.hear([clip for made in clips.values() for clip in made], ranks)
         ranks.wait()

@@ -26,7 +26,9 @@ def rows_of(results: Results) -> tuple[list[str], list[list[Any]]]:
 
 
 def log_to_wandb(results: Results, report: Path, project: str) -> None:
-    """Log songs, means and report as a run in ``project``, its files beside the report; offline unless told to upload.
+    """Log songs, means and report as a run in ``project``, kept beside the report; offline unless told to upload.
+
+    Until then the recordings wait where W&B stages its artifacts (``WANDB_DATA_DIR``).
 
     Raises:
         ValueError: wandb is not installed.

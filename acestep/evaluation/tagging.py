@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio import Audio
-from acestep.evaluation.embedders import MissingWeightsError, cut_windows, mono
+from acestep.evaluation.embedders import cut_windows, mono
 from acestep.evaluation.files import digest, digest_module
 from acestep.evaluation.hearing import Heard
+from acestep.evaluation.pretrained import local
 
 WINDOW_SECONDS = 10.0
 BATCH = 8
@@ -44,17 +45,10 @@ class TagDivergence:
     device: str = "cpu"
 
     def load(self) -> TagScorer:
-        """The scorer. Raises :class:`MissingWeightsError` with a remedy if the weights are not on this machine."""
+        """The scorer. Raises ``MissingWeightsError`` with a remedy if the weights are not on this machine."""
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        try:
-            model = AutoModelForAudioClassification.from_pretrained(self.weights, local_files_only=True)
-            extractor = AutoFeatureExtractor.from_pretrained(self.weights, local_files_only=True)
-        except OSError as error:
-            raise MissingWeightsError(
-                f"tags.weights={self.weights}: not on this machine; run `hf download {self.weights}` once with a "
-                "network, or name a folder that holds it"
-            ) from error
+        model, extractor = local("tags.weights", self.weights, AutoModelForAudioClassification, AutoFeatureExtractor)
         return TagScorer(TaggerEar(model.to(self.device).eval(), extractor, Path(self.weights).name))
 
 

@@ -110,6 +110,7 @@ class ChromaEar:
     """The notes of a song."""
 
     name = "chroma"
+    pure = True
     fingerprint = f"chroma-{SAMPLE_RATE}-{WINDOW}-{HOP}-{LOWEST_HZ:g}-{HIGHEST_HZ:g}-{BASS_HZ:g}"
 
     def hear(self, audio: Audio) -> Heard:

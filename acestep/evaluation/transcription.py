@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio import Audio
-from acestep.evaluation.embedders import MissingWeightsError, mono
+from acestep.evaluation.embedders import mono
 from acestep.evaluation.files import digest, digest_module
 from acestep.evaluation.hearing import Heard
+from acestep.evaluation.pretrained import local
 
 LONGEST_SECONDS = 30.0
 SHORTEST_SECONDS = 25.0
@@ -39,7 +40,7 @@ class WhisperSpec:
     tokens: int = 224
 
     def load(self) -> Whisper:
-        """The recogniser. Raises :class:`MissingWeightsError` with a remedy if the weights are not on this machine."""
+        """The recogniser. Raises ``MissingWeightsError`` with a remedy if the weights are not on this machine."""
         return _loaded(self)
 
 
@@ -47,14 +48,7 @@ class WhisperSpec:
 def _loaded(spec: WhisperSpec) -> Whisper:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    try:
-        model = WhisperForConditionalGeneration.from_pretrained(spec.weights, local_files_only=True)
-        processor = WhisperProcessor.from_pretrained(spec.weights, local_files_only=True)
-    except OSError as error:
-        raise MissingWeightsError(
-            f"whisper.weights={spec.weights}: not on this machine; run `hf download {spec.weights}` once with a "
-            "network, or name a folder that holds it"
-        ) from error
+    model, processor = local("recogniser.weights", spec.weights, WhisperForConditionalGeneration, WhisperProcessor)
     return Whisper(model.to(spec.device).eval(), processor, Path(spec.weights).name, spec.tokens)
 
 

@@ -12,6 +12,7 @@ import torch
 from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdherence
 from acestep.evaluation.micro_clap import MicroClapSpec
 from acestep.evaluation.prompts import FolderPrompts, Prompt
+from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
 from acestep.pipeline import Pipeline
 from acestep.synth import Oracles, draw_song, render, write_world
@@ -57,6 +58,20 @@ def evaluation(world: Path, metrics: Mapping[str, object]) -> Evaluation:
     return Evaluation(
         prompts=FolderPrompts(path=str(world)), metrics=metrics, sweep={"guidance": {"scale": [1.0, 3.0]}}, batch_size=2
     )
+
+
+@pytest.fixture(scope="session")
+def whole_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``whole``."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="session")
+def whole(evaluation: Evaluation, pipeline: Pipeline, whole_out: Path) -> Results:
+    """The evaluation run in one go, and written. Not to be changed."""
+    results = evaluation(pipeline, pipeline.sampler, whole_out)
+    results.write(whole_out)
+    return results
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 
 from acestep.evaluation.cells import cells_of
 from acestep.flow import APG, CFG, Euler, Heun, Linear, NoGuidance, Sampler
+from acestep.types import AdapterUse
 
 BASE = Sampler(schedule=Linear(steps=4), guidance=CFG(scale=2.0))
 
@@ -39,6 +40,16 @@ def test_fields_that_are_not_there_and_values_that_are_not_allowed():
         cells_of(BASE, {"guidence": {"scale": [1.0]}})
     with pytest.raises(ValueError, match=r"guidance.scale=0.5"):
         cells_of(BASE, {"guidance": {"scale": [0.5]}})
+
+
+def test_adapters_are_swept_as_part_of_what_is_asked_for():
+    none, half = cells_of(BASE, {"adapters": [[], [{"path": "style", "scale": 0.5}]]})
+    assert (none.label, half.label) == ("adapters=none", "adapters=style x 0.5")
+    assert none.song == {"adapters": ()}
+    assert half.song == {"adapters": (AdapterUse(path="style", scale=0.5),)}
+    assert half.sampler == BASE
+    with pytest.raises(ValueError, match=r"sweep\.adapters: style is no list of adapters"):
+        cells_of(BASE, {"adapters": ["style"]})
 
 
 def test_whole_parts_and_lengths_are_swept_too():

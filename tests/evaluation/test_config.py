@@ -15,7 +15,10 @@ from acestep.flow import CFG, Sampler
 
 OPTIONS = sorted(path.stem for path in (Path(CONFIGS) / "eval").glob("*.yaml"))
 METRICS = sorted(path.stem for path in (Path(CONFIGS) / "metrics").glob("*.yaml"))
-SWEEPS = sorted(path.stem for path in (Path(CONFIGS) / "sweep").glob("*.yaml"))
+# The others are sweeps of training, which set keys of a multirun.
+SWEEPS = sorted(
+    path.stem for path in (Path(CONFIGS) / "sweep").glob("*.yaml") if "@package _global_" not in path.read_text("utf-8")
+)
 
 
 def evaluation(*overrides: str) -> Evaluation:

@@ -17,6 +17,7 @@ from acestep.evaluation.fad import (
     frechet_distance,
     half_distances,
     sample_bias,
+    song_distance,
 )
 from acestep.evaluation.gaussian import Gaussian, Moments
 from acestep.evaluation.statistics import Z95, spread
@@ -189,6 +190,16 @@ def test_agrees_with_torchmetrics_on_the_same_features():
     peer.update(y, real=False)
     ours = frechet_distance(Moments.of(x).gaussian(), Moments.of(y).gaussian())
     assert ours == pytest.approx(float(peer.compute()), abs=1e-10)
+
+
+def test_a_songs_own_distance_is_the_same_number_from_a_smaller_matrix():
+    song, reference = normal(9, 24, 5) * 1.5 + 0.3, Moments.of(normal(400, 24)).gaussian()
+    with pytest.warns(RankDeficientWarning):
+        expected = frechet_distance(reference, Moments.of(song).gaussian())
+    # The large matrix has zero eigenvalues, of whose rounding the roots are taken.
+    assert song_distance(song, reference) == pytest.approx(expected, rel=1e-7)
+    with pytest.raises(ValueError, match="at least 2"):
+        song_distance(song[:1], reference)
 
 
 def test_different_embeddings_are_not_compared():

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from acestep.adapters import LoRA, save_adapter
 from acestep.audio import read_audio
 from acestep.config.evaluate import ranks_of_environment
 from acestep.data.preprocess import Preprocess
+from acestep.evaluation.cells import cells_of
 from acestep.evaluation.clips import ClipStore
 from acestep.evaluation.files import write_json
 from acestep.evaluation.hearing import HearingStore
@@ -29,18 +31,6 @@ from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
 from acestep.pipeline import Pipeline
 from acestep.types import Song
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("whole")
-
-
-@pytest.fixture(scope="module")
-def whole(evaluation: Evaluation, pipeline: Pipeline, out: Path) -> Results:
-    results = evaluation(pipeline, pipeline.sampler, out)
-    results.write(out)
-    return results
 
 
 def forked(task: Callable[[], None]) -> int:
@@ -150,8 +140,35 @@ def test_lengths_and_checkpoints_are_swept_with_the_same_noise(
     assert next(one["mean"] for one in change if one["cell"] == "weights=two, song.seconds=0.8") == 0.0
 
 
-def test_results_come_back_from_their_folder(whole: Results, out: Path, tmp_path: Path):
-    again = read_results(out)
+def test_an_adapter_is_swept_by_what_is_in_its_file(
+    evaluation: Evaluation, tiny: Path, pipeline: Pipeline, tmp_path: Path
+):
+    trained = Pipeline.from_pretrained(tiny).network.decoder
+    LoRA(rank=2)(trained, torch.Generator().manual_seed(0))
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.5
+    save_adapter(trained, tmp_path / "style", str(tiny))
+    own = replace(Pipeline.from_pretrained(tiny), lengths=pipeline.lengths)
+    uses = [[], [{"path": str(tmp_path / "style"), "scale": 1.0}], [{"path": str(tmp_path / "style"), "scale": 0.0}]]
+    results = replace(evaluation, sweep={"adapters": uses}, ceiling=False)(own, own.sampler, tmp_path / "out")
+    none, full, zero = ([row for row in results.rows if row.cell == cell] for cell in results.cells)
+    assert all(row.path for row in results.rows)
+    sounds = [[read_audio(row.path).samples for row in rows] for rows in (none, full, zero)]
+    assert not any(torch.equal(a, b) for a, b in zip(sounds[0], sounds[1], strict=True))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(sounds[0], sounds[2], strict=True))
+    store = ClipStore(tmp_path / "out" / "clips", own, 2)
+    cells = cells_of(own.sampler, {"adapters": uses})
+    before = store.planned([results.rows[0].prompt], cells[1])[0].key
+    next((tmp_path / "style").glob("*.safetensors")).write_bytes(b"other")
+    fresh = ClipStore(tmp_path / "out" / "clips", own, 2)
+    assert fresh.planned([results.rows[0].prompt], cells[1])[0].key != before
+    results.write(tmp_path / "out")
+    assert [row.cell for row in read_results(tmp_path / "out").rows] == [row.cell for row in results.rows]
+
+
+def test_results_come_back_from_their_folder(whole: Results, whole_out: Path, tmp_path: Path):
+    again = read_results(whole_out)
     assert [row.path for row in again.rows] == [row.path for row in whole.rows]
     for column in whole.columns:
         for cell in whole.cells:
@@ -164,7 +181,7 @@ def test_results_come_back_from_their_folder(whole: Results, out: Path, tmp_path
 
 
 def test_a_latent_store_and_kept_statistics_are_references_too(
-    evaluation: Evaluation, pipeline: Pipeline, world: Path, whole: Results, out: Path, tmp_path: Path
+    evaluation: Evaluation, pipeline: Pipeline, world: Path, whole: Results, whole_out: Path, tmp_path: Path
 ):
     store = tmp_path / "store"
     Preprocess()(world, store, lambda: pipeline.autoencoder)
@@ -177,9 +194,10 @@ def test_a_latent_store_and_kept_statistics_are_references_too(
     assert reference_recordings(str(world), pipeline, tmp_path, Ranks()) == [p.recording for p in _prompts(whole)]
     with pytest.raises(ValueError, match=r"none: not a folder"):
         reference_recordings(str(tmp_path / "decoded" / "none"), pipeline, tmp_path, Ranks())
-    scorer = replace(evaluation.metrics["fad"], statistics=str(out / "statistics" / "fad.npz")).load()
-    heard = [HearingStore(out / "heard").hear(scorer.ear, row.path) for row in whole.rows if row.cell == whole.cells[0]]
-    assert scorer.distance(heard, [])["fad"] == pytest.approx(whole.sets[whole.cells[0]]["fad"]["fad"], rel=1e-9)
+    scorer = replace(evaluation.metrics["fad"], statistics=str(whole_out / "statistics" / "fad.npz")).load()
+    kept, cell = HearingStore(whole_out / "heard"), whole.cells[0]
+    heard = [kept.hear(scorer.ear, row.path) for row in whole.rows if row.cell == cell]
+    assert scorer.distance(heard, [])["fad"] == pytest.approx(whole.sets[cell]["fad"]["fad"], rel=1e-9)
 
 
 def _as_long(path: Path, samples: torch.Tensor) -> bool:

@@ -18,9 +18,11 @@ from acestep.evaluation.clips import ClipStore, fingerprint
 from acestep.evaluation.demo import DemoResults, demo_summary
 from acestep.evaluation.embedders import MissingWeightsError
 from acestep.evaluation.hearing import HearingStore
-from acestep.evaluation.metrics import ClapAdherence, OracleAdherence
+from acestep.evaluation.mel import MelSpec
+from acestep.evaluation.metrics import ClapAdherence, OracleAdherence, SongFrechetDistance
 from acestep.evaluation.micro_clap import MicroClapSpec
 from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.report import Part, chosen, write_report
 from acestep.evaluation.results import Results
 from acestep.evaluation.scoring import Scoring
@@ -193,6 +195,24 @@ def test_a_song_that_a_metric_cannot_hear_is_counted_and_the_others_go_on(
     assert "clap.of_mean" in rows[1].scores
     assert all("adherence.mean" in row.scores for row in [rows[0], *rows[2:]])
     assert scoring.sets(clips, rows)["fad"]["windows"] >= 5
+
+
+def test_each_song_has_its_own_distance_and_no_other_prompts_to_compare(
+    prompts: list[Prompt], pipeline: Pipeline, tmp_path: Path
+):
+    scorers, _ = load_scorers({"fad_song": SongFrechetDistance(embedder=MelSpec())}, available_only=False)
+    scoring = Scoring(scorers, HearingStore(tmp_path / "heard"), [prompt.recording for prompt in prompts])
+    assert scoring.unscorable(prompts) == {}
+    scoring.prepare(Ranks())
+    short = replace(prompts[0], song=replace(prompts[0].song, seconds=0.8))
+    clips = ClipStore(tmp_path / "clips", pipeline, 1).planned([short, *prompts[1:]], cells_of(pipeline.sampler, {})[0])
+    ClipStore(tmp_path / "clips", pipeline, 1).fill(clips[:1])
+    made, *own = scoring.rows([clips[0], *(replace(clip, path=clip.prompt.recording) for clip in clips[1:])])
+    assert "needs at least 2" in made.unheard["fad_song"]
+    assert all(row.scores["fad_song.distance"] > 0 and not row.shuffled for row in own)
+    assert [row.scores["fad_song.windows"] for row in own] == [int(row.prompt.song.seconds) for row in own]
+    bare = Scoring(scorers, HearingStore(tmp_path / "heard"), [])
+    assert "fewer than 2 reference" in bare.unscorable(prompts)["fad_song"]
 
 
 def test_metrics_that_find_nothing_to_compare_are_named(metrics: Mapping[str, object], tmp_path: Path):

@@ -74,4 +74,9 @@ def test_the_shipped_towers_tell_right_words_from_wrong_ones():
     match = torch.stack(vectors) @ embedder.text(songs).T
     off = (match.sum() - match.diag().sum()) / (24 * 23)
     assert match.diag().mean() - off > 0.5
+    # Given the prompts in any other order, the same audio shows no gap between its own and other words.
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    order = torch.where(order == torch.arange(24), order.roll(1), order)
+    permuted = match[torch.arange(24), order]
+    assert abs(permuted.mean() - off) < 0.1
     assert (match.argmax(1) == torch.arange(24)).float().mean() > 0.7

@@ -1,0 +1,27 @@
+"""Checkpoints of other libraries, from a folder or the local cache: a metric never downloads anything by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acestep.evaluation.embedders import MissingWeightsError
+
+
+def local(key: str, weights: str, *classes: Any) -> list[Any]:
+    """What each of ``classes`` makes of ``weights`` by its ``from_pretrained``.
+
+    Args:
+        key: of the configuration, for the message.
+        weights: a folder, or a hub id in the local cache.
+        classes: of transformers, or like them.
+
+    Raises:
+        MissingWeightsError: the checkpoint is not on this machine; says how to put it there.
+    """
+    try:
+        return [one.from_pretrained(weights, local_files_only=True) for one in classes]
+    except OSError as error:
+        raise MissingWeightsError(
+            f"{key}={weights}: not on this machine; run `hf download {weights}` once with a network, or name a folder "
+            "that holds it"
+        ) from error
