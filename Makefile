@@ -5,7 +5,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := acestep tests benchmarks train.py evaluate.py infer.py
+PACKAGES := acestep tests benchmarks docs/hooks train.py evaluate.py infer.py
 
 .PHONY: help
 help: ## Show this list
@@ -27,7 +27,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes on first use)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[train,eval,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[train,eval,sweep,docs,dev]'
 	@touch $@
 
 .PHONY: demo
@@ -44,6 +44,16 @@ lint: $(STAMP) ## Style, format, types and import rules
 .PHONY: test
 test: lint ## Lint, then all tests with the coverage gate
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --cov --cov-report term
+
+.PHONY: docs
+docs: $(STAMP) ## Build the documentation in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@echo build/site/index.html
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## Execute every notebook, from its first cell to its last, in build/notebooks
+	@rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
+	@cd build/notebooks && PYTHONPATH=$(CURDIR) ../../$(BIN)/jupyter execute --inplace *.ipynb
 
 .PHONY: format
 format: $(STAMP) ## Rewrite the sources in the house format

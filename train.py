@@ -12,8 +12,8 @@ from acestep.training.fit import fit
 
 
 @main("train")
-def train(cfg: DictConfig) -> None:
-    """Build the parts, open the run folder, train, write the result."""
+def train(cfg: DictConfig) -> bool:
+    """Build the parts, open the run folder, train, write the result; says whether the end was reached."""
     check(cfg)
     job = build_job(cfg)
     run = start(cfg, {"data": job.data.facts()})
@@ -24,6 +24,7 @@ def train(cfg: DictConfig) -> None:
         write_card(run.path, job.module, trainer)
     elif trainer.is_global_zero:
         print(f"stopped after {trainer.global_step} steps; to go on: {again()}")
+    return finished
 
 
 if __name__ == "__main__":

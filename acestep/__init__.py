@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Audio", "Pipeline", "Song"]
+__all__ = ["Audio", "Pipeline", "Request", "Song"]
 
 _HOMES = {
     "Audio": "acestep.audio",
     "Pipeline": "acestep.pipeline",
+    "Request": "acestep.types",
     "Song": "acestep.types",
 }
 

@@ -6,14 +6,16 @@ Each command imports what it needs when it runs, so that ``--help`` does not wai
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from acestep.benches import bench_commands
-from acestep.terminal import SOME_SKIPPED, show_findings, show_outcome, songs_progress
+from acestep.evaluation.command import report_command
+from acestep.release import release_commands
+from acestep.runs.commands import check_run, publish_command, sweep_report
+from acestep.terminal import SOME_SKIPPED, show_figures, show_findings, show_outcome, songs_progress
 
 Commands = argparse._SubParsersAction
 
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
     return status
 
 
@@ -76,9 +81,7 @@ def preprocess(options: argparse.Namespace) -> int:
             bar.stop()
             return show_findings(rows, skipped, options.json)
         outcome = run(options.source, options.store, load, on_song)
-    if options.json:
-        options.json.write_text(json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    status = show_outcome(outcome, options.store)
+    status = show_outcome(outcome, options.store, options.json)
     print(write_report(options.store / "report.html", read_rows(options.store), outcome.skipped))
     return status
 
@@ -86,11 +89,10 @@ def preprocess(options: argparse.Namespace) -> int:
 def bench_data(options: argparse.Namespace) -> int:
     """Measure how fast songs become latents, and latents batches."""
     from acestep.assembly import load_autoencoder
-    from acestep.data.bench import bench_data as lines
+    from acestep.data.bench import bench_data as figures
 
-    for line in lines(partial(load_autoencoder, options.weights, options.device), options.songs, options.workers):
-        print(line, flush=True)
-    return 0
+    load = partial(load_autoencoder, options.weights, options.device)
+    return show_figures(figures(load, options.songs, options.workers), options.json)
 
 
 def foundation(options: argparse.Namespace) -> int:
@@ -140,7 +142,11 @@ def verify(options: argparse.Namespace) -> int:
     """Say which checkpoint this is, and refuse one that is not whole."""
     from acestep.verify import check_fingerprint, fingerprint_file
     from acestep.verify import verify as verified
+    from acestep.weights.native import is_native
 
+    status = check_run(Path(options.weights))
+    if status is not None and not is_native(Path(options.weights) / "weights"):
+        return status  # an adapter, a planner, songs: what a run leaves beside whole checkpoints
     found = verified(options.weights, options.device, options.dtype)
     print(f"family       {found.family}")
     for part, count in {**found.parameters, "total": sum(found.parameters.values())}.items():
@@ -155,7 +161,7 @@ def verify(options: argparse.Namespace) -> int:
     if expected:
         check_fingerprint(found.fingerprint, expected, options.dtype)
     print("as expected" if expected else "whole; no fingerprint to compare with")
-    return 0
+    return status or 0
 
 
 def bench_memory(options: argparse.Namespace) -> int:
@@ -185,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     _micro_commands(commands)
     _data_commands(commands)
     _checkpoint_commands(commands)
+    release_commands(commands, print)
+    report_command(commands, sweep_report)
+    publish_command(commands)
     bench_commands(commands, bench_memory, bench_data)
     return parser
 
@@ -202,9 +211,10 @@ def _micro_commands(commands: Commands) -> None:
     command.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
     command.add_argument(
         "--annotation",
-        choices=("curated", "web"),
+        choices=("curated", "web", "musician"),
         default="curated",
-        help="curated: every song is described fully and truly (default); web: facts are missing or wrong",
+        help="curated: every song is described fully and truly (default); web: facts are missing or wrong; musician: "
+        "captions tell tempo and key too, as in 'allegro, 8B'",
     )
     command.add_argument("--instruments", metavar="A,B", help="only these, for instance accordion; default: the usual")
     command.set_defaults(command=synth)
@@ -280,7 +290,8 @@ def _checkpoint_commands(commands: Commands) -> None:
         help="say which checkpoint this is and whether it is whole",
         description="Name a checkpoint's family, count its parameters, hash every tensor, check that all numbers are "
         "finite, and run one fixed forward pass, whose fingerprint is compared with --expect or with the one that is "
-        "kept in FOLDER.fingerprint.",
+        "kept in FOLDER.fingerprint. Of a run folder, say as well whether its result, data, starting weights and the "
+        "packages here are what they were, and whether it was started from a changed tree.",
         epilog="Exit status: 0 whole and as expected, 1 not.",
     )
     command.add_argument("weights", help="checkpoint folder, run folder, or the name of a shipped one")

@@ -170,13 +170,18 @@ def pick(
     """What ``memory=auto`` is for the checkpoint ``weights``; ``seconds=None`` are its usual length."""
     if device.type != "cuda":
         return Choice(Memory.full, f"parts have nowhere to wait beside the memory of a {device.type}")
-    folder = find_folder(weights)
-    while is_adapter(folder):
-        folder = find_folder(adapter_base(folder))
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_base(weights)
     stages = stages_of(checkpoint, seconds or checkpoint.lengths.default_seconds, dtype, batch_size)
     free, _ = torch.cuda.mem_get_info(device)
     return choose(stages, free, str(device))
+
+
+def open_base(weights: str | Path) -> Checkpoint:
+    """The checkpoint that ``weights`` names; of an adapter, the one under it."""
+    folder = find_folder(weights)
+    while is_adapter(folder):
+        folder = find_folder(adapter_base(folder))
+    return open_checkpoint(folder)
 
 
 def stages_of(checkpoint: Checkpoint, seconds: float, dtype: torch.dtype, batch_size: int = 1) -> dict[Memory, Stages]:
@@ -207,7 +212,8 @@ def _activations(
     heads = config.num_attention_heads * config.head_dim
     widths = 6 * config.hidden_size + 8 * heads + 3 * config.intermediate_size
     layer = 2 * batch_size * patches * widths * dtype.itemsize
-    mask = 2 * patches**2 * dtype.itemsize if config.use_sliding_window else 0
+    # What a block of a sliding layer sees: its own positions and a window on either side.
+    mask = 2 * batch_size * patches * 3 * config.sliding_window * dtype.itemsize if config.use_sliding_window else 0
     # A quantised layer's weight is made anew, whole, while it works.
     weight = config.hidden_size * config.intermediate_size * dtype.itemsize if quantised else 0
     decode = min(frames, 512) * 1920 * 2 * 128 * dtype.itemsize

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from acestep.files import atomic
+
 if TYPE_CHECKING:
+    from acestep.data.bench import Figure
     from acestep.data.preprocess import Outcome
     from acestep.data.store import Row
     from acestep.data.work import Skipped
@@ -46,18 +49,34 @@ def show_findings(rows: Sequence[Row], skipped: Sequence[Skipped], file: Path | 
     for finding in found:
         table.add_row(Text(finding.file), "look", Text(finding.what))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    if file:
-        facts = {"usable": len(rows), "skipped": [asdict(s) for s in skipped], "findings": [asdict(f) for f in found]}
-        file.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = {"usable": len(rows), "skipped": [asdict(s) for s in skipped], "findings": [asdict(f) for f in found]}
+    _write(file, facts)
     return SOME_SKIPPED if skipped else 0
 
 
-def show_outcome(outcome: Outcome, store: Path) -> int:
-    """What a run of ``preprocess`` did; returns the exit status.
+def show_figures(figures: Iterable[Figure], file: Path | None) -> int:
+    """What a benchmark measures, as it comes, and in the end to ``file`` as JSON; returns the exit status."""
+    found = {}
+    for figure in figures:
+        print(figure.line, flush=True)
+        found[figure.name] = figure.values
+    _write(file, found)
+    return 0
+
+
+def _write(file: Path | None, facts: Mapping[str, Any]) -> None:
+    if file:
+        with atomic(file) as aside:
+            aside.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def show_outcome(outcome: Outcome, store: Path, file: Path | None) -> int:
+    """What a run of ``preprocess`` did, its counts also to ``file`` as JSON; returns the exit status.
 
     Raises:
         ValueError: no song could be used.
     """
+    _write(file, outcome.to_dict())
     for skip in outcome.skipped:
         print(f"skipped {skip.file}: {skip.reason}")
     print(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from tiny import write_tiny
+
+from acestep.audio import Audio
 
 # A first call compiles and imports, and a shared machine pauses: time is no property of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -17,3 +20,16 @@ hypothesis.settings.load_profile("untimed")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A native checkpoint folder of random weights, with every structure of the real one. Not to be written to."""
     return write_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training of two steps by ``train.py``, with a song; its store is beside it. Not to be written to."""
+    from commands import SMALL, call, small_store  # here, since it loads Lightning
+
+    folder = tmp_path_factory.mktemp("small")
+    store = small_store(folder, tiny)
+    assert call("train", *SMALL, f"weights={tiny}", f"data.path={store}", f"run.dir={folder / 'run'}") == 0
+    song = Audio(0.1 * torch.randn(2, 48_000, generator=torch.Generator().manual_seed(0)), 48_000)
+    song.save(folder / "run" / "samples" / "step_000002" / "00.flac")
+    return folder / "run"

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import tiny_checkpoint
 
 pytest.importorskip("diffusers", reason="a development dependency")
 
-from benchmarks import loading
+from acestep import benches
+from acestep.__main__ import main
+from acestep.weights.checkpoint import Lengths
+from acestep.weights.save import save_checkpoint
+from benchmarks import length, loading, tasks, train
 from benchmarks.measure import count_flops, matmul_peak
-from benchmarks.sampler import main
 
 
 def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sampler.json"
-    common = ["--sizes", "tiny", "--steps", "2", "--rounds", "1"]
-    main([*common, "--seconds", "0.6", "1", "--batch", "2", "--json", str(file)])
+    common = ["--sizes", "tiny", "--steps", "2", "--rounds", "1", "--clock", "cpu"]
+    assert main(["bench", "sampler", *common, "--seconds", "0.6", "1", "--batch", "2", "--json", str(file)]) == 0
     record = json.loads(file.read_text(encoding="utf-8"))
     assert [row["name"] for row in record["rows"]] == ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"]
     for row in record["rows"]:
@@ -25,8 +30,38 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["error"] < 1e-4
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
         assert row["share_of_peak"] > 0
+        assert row["times_products"] == pytest.approx(row["ours_s"] / row["products_s"])
     assert record["machine"]["peak_flops"] > 0
     assert "share of peak" in capsys.readouterr().out
+
+
+def test_train(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    train.main(["--sizes", "tiny", "--seconds", "2", "--batch", "2", "--rounds", "1", "--json", str(file)])
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert [row["name"] for row in rows] == ["lora tiny 2 s x 2, 1 steps", "full tiny 2 s x 2, 1 steps"]
+    for row in rows:
+        assert row["error"] < 1e-5
+        assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+
+
+def test_length(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "length.json"
+    length.main(["--size", "tiny", "--seconds", "1", "4", "--rounds", "1", "--weights", "none", "--json", str(file)])
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["seconds"] for row in record["sliding"]] == [1, 4]
+    assert "to the power" in capsys.readouterr().out
+    made = length.make(str(tiny), 2.0, steps=1, threads=1)
+    assert 0 < made.attention_s < made.cpu_s
+    assert made.peak > 1e8
+
+
+def test_a_benchmark_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(benches.PEERS, "sampler", ("no_such", "nothing"))
+    assert main(["bench", "sampler", "--json", "x"]) == 1
+    assert capsys.readouterr().err.startswith("error: bench sampler: compares with other programs")
 
 
 @pytest.mark.slow
@@ -51,3 +86,19 @@ def test_flops_of_attention_are_counted() -> None:
     q = torch.randn(1, 2, 8, 4)
     assert count_flops(lambda: scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 8 * 8 * 4)
     assert matmul_peak(size=32, rounds=1) > 0
+
+
+def test_tasks(tmp_path: Path) -> None:
+    lengths = Lengths(min_seconds=1.0, max_seconds=10.0, default_seconds=6.0)
+    checkpoint = replace(tiny_checkpoint(tmp_path / "text"), lengths=lengths)
+    weights = save_checkpoint(checkpoint, tmp_path / "tiny")
+    out = tmp_path / "out"
+    tasks.main([str(out), "--weights", str(weights), "--songs", "2", "--strengths", "0", "1"])
+    found = json.loads((out / "tasks.json").read_text(encoding="utf-8"))
+    assert (out / "tasks.png").stat().st_size > 10_000
+    assert min(found["ceiling"]["cover"][factor] for factor in tasks.COVERED) == 1
+    for kind in ("repaint_strength", "source_strength", "cover_strength"):
+        assert [row["strength"] for row in found[kind]["rows"]] == [0, 1]
+    for row in found["repaint_strength"]["rows"]:
+        assert row["worst outside dB"] < -60
+    assert found["source_strength"]["moves"][tasks.MELODY]["n"] == 2

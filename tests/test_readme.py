@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands are understood, what it names is there, its Python runs."""
+"""README and docs tell the truth: their commands are understood, what they name is there, their Python runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from acestep.__main__ import _parser
 from acestep.config.compose import composed
@@ -15,8 +16,10 @@ from acestep.config.run import check, quoted
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").rglob("*.md")))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", f"{TEXT}\n{DOCS}", re.DOTALL | re.MULTILINE)
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
+FLAGS = ("--help", "--multirun", "-m", "--cfg", "job")
 FOLDERS = {path.name for path in REPOSITORY.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
@@ -27,11 +30,12 @@ def _blocks(language: str) -> list[str]:
 def _commands(program: str) -> list[str]:
     lines = "".join(_blocks("bash")).replace("\\\n", " ").splitlines()
     words = [(line, shlex.split(line, comments=True)) for line in lines]
-    return [line for line, words in words if words and Path(words[0]).name == program]
+    return list(dict.fromkeys(line for line, words in words if words and Path(words[0]).name == program))
 
 
 def _mains() -> list[str]:
-    return [line for line in _commands("python") if shlex.split(line)[1].endswith(".py")]
+    sharded = [re.sub(r"^torchrun .*?(?=\w+\.py)", "python ", line) for line in _commands("torchrun")]
+    return [line for line in [*_commands("python"), *sharded] if shlex.split(line)[1].endswith(".py")]
 
 
 def _modules() -> list[str]:
@@ -54,7 +58,22 @@ def _named() -> list[str]:
 def test_a_mains_overrides_compose(line: str) -> None:
     script, *overrides = shlex.split(line, comments=True)[1:]
     assert (REPOSITORY / script).is_file()
-    check(composed(Path(script).stem, [quoted(override) for override in overrides if override != "--help"]))
+    for one in _runs(Path(script).stem, overrides):
+        check(composed(Path(script).stem, one))
+
+
+def _runs(main: str, overrides: list[str]) -> list[list[str]]:
+    """What a command composes: itself, or the first and the last of its sweep's runs."""
+    parsed = OverridesParser.create().parse_overrides([quoted(word) for word in overrides if word not in FLAGS])
+    parsed = [one for one in parsed if not one.key_or_group.startswith("hydra")]
+    if any(one.key_or_group == "reproduce" for one in parsed):
+        return []  # the rest of the command stands in the folder that it names
+    values = [list(one.sweep_string_iterator()) if one.is_sweep_override() else None for one in parsed]
+    place = [] if main != "evaluate" or any(one.key_or_group == "out" for one in parsed) else ["out=DIR"]
+    return [
+        [f"{one.key_or_group}={v[at]}" if v else one.input_line for one, v in zip(parsed, values, strict=True)] + place
+        for at in ((0, -1) if any(values) else (0,))
+    ]
 
 
 @pytest.mark.parametrize("line", _modules())

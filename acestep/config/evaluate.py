@@ -13,11 +13,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from acestep.config.folder import write
+from acestep.assembly import fingerprint
+from acestep.config.folder import write_record
 from acestep.config.run import build
 from acestep.config.sampling import build_sampler
 from acestep.config.studio import machine
-from acestep.evaluation.joined import joined, read_results
+from acestep.data.files import file_hash
+from acestep.evaluation.files import digest
+from acestep.evaluation.joined import joined, named_results
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.report import Part, write_report
 from acestep.evaluation.results import Results
@@ -33,12 +36,12 @@ def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
     out = Path(cfg.out)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     evaluation = build(cfg.eval)
-    others = {Path(folder).name: read_results(folder) for folder in settings["compare"]}
+    others = named_results(settings["compare"])
     with ranks_of_environment() as ranks:
         results = _evaluated(evaluation, settings, out, ranks)
         if ranks.rank:
             return None
-    write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_record(out, cfg, {"weights_sha256": _hashed(settings), "prompts_sha256": prompts_hash(results)})
     results.write(out)
     part = Part(results, compare=others, songs=evaluation.songs_in_report)
     report = write_report([part], out, f"Evaluation of {results.setting.weights}")
@@ -49,13 +52,33 @@ def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
 
 def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: Ranks) -> Results:
     """Every checkpoint on the same prompts and noise; one is loaded at a time."""
-    names = settings["weights"] if isinstance(settings["weights"], list) else [settings["weights"]]
+    names = _names(settings)
     where = machine(_own_device(settings["device"]), settings["dtype"])
     found = {}
     for name in names:
         pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
         found[name] = evaluation(pipeline, build_sampler(settings, pipeline.sampler), out, ranks)
     return joined(found) if len(names) > 1 else found[names[0]]
+
+
+def prompts_hash(results: Results) -> str:
+    """SHA-256 over every prompt's song and the bytes of its recording."""
+    asked = {row.prompt.id: row.prompt for row in results.rows}
+    parts = [f"{name} {asked[name].song!r} {_bytes_of(asked[name].recording)}" for name in sorted(asked)]
+    return digest(*parts)
+
+
+def _bytes_of(recording: Path | None) -> str:
+    return file_hash(recording) if recording else ""
+
+
+def _hashed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(fingerprint(name) for name in _names(settings))
+
+
+def _names(settings: Mapping[str, Any]) -> list[str]:
+    """The checkpoints, in their order."""
+    return settings["weights"] if isinstance(settings["weights"], list) else [settings["weights"]]
 
 
 def _own_device(device: str) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,22 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from acestep.assembly import fingerprint
 from acestep.config.mains import Resume
 from acestep.files import atomic
+from acestep.runs.record import DATA_FILES, RECORD, code, hash_files, here
+from acestep.runs.status import STATUS
 
-ROOT = Path(__file__).parents[2]
 MACHINE_KEYS = (
     "hydra",
     "run",
+    "out",
     "resume",
+    "reproduce",
+    "score",
+    "compare",
+    "wandb",
+    "device",
     "logger",
     "data.workers",
     "trainer.accelerator",
@@ -36,7 +41,6 @@ MACHINE_KEYS = (
     "callbacks.progress",
 )
 """What does not change a result, and so no run's identity."""
-PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "peft", "numpy", "acestep")
 
 
 def identity(cfg: DictConfig) -> str:
@@ -85,33 +89,63 @@ def start(cfg: DictConfig, facts: dict[str, Any] | None = None) -> RunFolder:
     folder = Path(cfg.run.dir)
     if rank_zero_only.rank:
         return RunFolder(folder, newest_checkpoint(folder))
-    resolved = _significant(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))
-    record = folder / "run.json"
+    resolved = resolved_config(cfg)
+    record = folder / RECORD
     checkpoint = newest_checkpoint(folder)
     if record.exists():
         _check_resume(folder, cfg.resume)
         if checkpoint:
             _check_same(folder, json.loads(record.read_text(encoding="utf-8")), resolved)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {STATUS}:
         raise ValueError(f"run.dir={folder}: holds files but no run; name a new or empty folder")
-    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(HydraConfig.get().overrides.task))))
-    commit, difference = _code()
-    if difference:
-        write(folder / "code.diff", difference)
-    facts = {
-        "config": resolved,
+    write_record(folder, cfg, {"weights_sha256": fingerprint(cfg.weights), **(facts or {})}, Path(cfg.data.path))
+    return RunFolder(folder, checkpoint)
+
+
+def write_record(folder: Path, cfg: DictConfig, facts: dict[str, Any], data: Path | None = None) -> None:
+    """All that decides a run, into its folder: config, overrides, code, packages, machine, hashes of its files.
+
+    Args:
+        folder: the run's.
+        cfg: its config.
+        facts: more to keep.
+        data: the folder that it reads, whose files are hashed.
+    """
+    hashes = hash_files(data, keep=True) if data is not None and data.is_dir() else None
+    record = {
+        "config": resolved_config(cfg),
+        "folder": str(folder),
         "identity": identity(cfg),
         "seed": cfg.get("seed"),
         "command": sys.argv,
-        "git": {"commit": commit, "dirty": bool(difference)},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        **(facts or {}),
+        **here(),
+        **facts,
     }
-    write(record, json.dumps(facts, indent=2, default=str) + "\n")
-    return RunFolder(folder, checkpoint)
+    before = json.loads((folder / RECORD).read_text(encoding="utf-8")) if newest_checkpoint(folder) else {}
+    # A run that was interrupted is as clean as its worst part.
+    record["git"]["dirty"] |= before.get("git", {}).get("dirty", False)
+    # First what makes the folder a run's: whatever ends the program from here on, the same command goes on.
+    write(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
+    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides())))
+    if difference := code()[1]:
+        write(folder / "code.diff", difference)
+    if hashes is not None:
+        write(folder / DATA_FILES, json.dumps(hashes, indent=1) + "\n")
+
+
+def resolved_config(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the result, every value by its name; what lies in the run's folder, by its place there."""
+    here = OmegaConf.create(OmegaConf.to_container(cfg, enum_to_str=True))
+    for key in ("run.dir", "out"):
+        if OmegaConf.select(here, key, default=None) is not None:
+            OmegaConf.update(here, key, ".")
+    return _significant(OmegaConf.create(OmegaConf.to_container(here, resolve=True)))
+
+
+def overrides() -> list[str]:
+    """What this run's command line, or its sweep, says beside the config files."""
+    return [override for override in HydraConfig.get().overrides.task if not override.startswith("reproduce=")]
 
 
 def again() -> str:
@@ -138,7 +172,7 @@ def _check_same(folder: Path, before: dict[str, Any], resolved: dict[str, Any]) 
 
 def _is_given(key: str) -> bool:
     """Whether the command line names ``key`` or what it is a part of."""
-    given = [override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    given = [override.lstrip("+~").partition("=")[0] for override in overrides()]
     return any(key == name or key.startswith(f"{name}.") for name in given)
 
 
@@ -159,24 +193,3 @@ def write(path: Path, text: str) -> None:
     """Write ``text`` so that the file is whole or as before."""
     with atomic(path) as aside:
         aside.write_text(text, encoding="utf-8")
-
-
-def _code() -> tuple[str | None, str]:
-    """Commit of the code and the difference of the files from it; none where it is no git checkout."""
-    commit = _git("rev-parse", "HEAD")
-    return (commit or "").strip() or None, _git("diff", "HEAD") or ""
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -12,9 +12,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from acestep.config.entry import Entry, song_of
 from acestep.config.many import make_many
+from acestep.config.planning import Planning
+from acestep.config.progress import song_bar, stepping
+from acestep.config.run import build
 from acestep.config.sampling import PARTS, PRESETS
-from acestep.config.studio import Studio, file_name, free_path, machine
+from acestep.config.studio import Studio, file_name, free_path, machine, peak
 from acestep.song import Request
 from acestep.songs import read_lyrics, request_of
 
@@ -30,28 +34,37 @@ def make(cfg: DictConfig, tell: Callable[[str], None]) -> int:
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     call = {key: settings.pop(key) for key in CALL_KEYS}
-    if call["songs"] is not None:
-        return make_many(call, settings, tell)
-    started = perf_counter()
-    if call["from"] is not None:
+    planning = build(settings.pop("planner")) or None
+    if call["from"] is not None and call["songs"] is None:
         settings |= _again(Path(call["from"]), settings, HydraConfig.get().overrides.task)
-    request = read_lyrics(song_of(settings["song"]))
-    request = _with_adapters(request, settings)
+    settings |= machine(settings["device"], settings["dtype"])
+    if call["songs"] is not None:
+        return make_many(call, settings, planning, tell)
+    return _make_one(call, settings, planning, tell)
+
+
+def _make_one(
+    call: dict[str, Any], settings: dict[str, Any], planning: Planning | None, tell: Callable[[str], None]
+) -> int:
+    started = perf_counter()
+    request = _with_adapters(read_lyrics(song_of(settings["song"])), settings)
     out = Path(call["out"] or Path("out") / file_name(request, None, call["format"]))
     free_path(out, call["overwrite"])
-    studio = Studio.open(settings | machine(settings["device"], settings["dtype"]), [request])
-    (audio,) = studio.make([request], out if call["keep_latents"] else None)
-    studio.save(audio, out)
-    took, most = perf_counter() - started, studio.peak()
+    entry = Entry(1, request, out)
+    if planning:
+        planning([entry], settings, tell, anew=call["overwrite"])
+    if entry.error:
+        raise ValueError(entry.error)
+    if entry.waits:
+        return 0
+    studio = Studio.open(settings, [entry.request], request.adapters)
+    with song_bar(1) as moved:
+        (audio,) = studio.make([entry.request], out if call["keep_latents"] else None, stepping(moved, 0, 1))
+        moved(1)
+    studio.save(audio, out, entry.planned)
+    took, most = perf_counter() - started, peak(settings["device"])
     tell(f"{out}  ({audio.seconds:.1f} s of music in {took:.1f} s; at most {most})")
     return 0
-
-
-def song_of(values: dict[str, Any]) -> Request:
-    """The request in a config or sidecar."""
-    values = {key: value for key, value in values.items() if key != "_target_" and value is not None}
-    adapters = [{key: use[key] for key in ("path", "scale")} for use in values.pop("adapters", ())] or None
-    return request_of(values | ({"adapters": adapters} if adapters else {}), Path())
 
 
 def _with_adapters(request: Request, settings: dict[str, Any]) -> Request:
@@ -70,6 +83,8 @@ def _again(sidecar: Path, settings: dict[str, Any], overrides: Sequence[str]) ->
         raise ValueError(f"from={sidecar}: not the .json that infer.py writes beside a song") from error
     for override in overrides:
         *parents, last = override.partition("=")[0].lstrip("+~").split(".")
+        if parents[:1] == ["planner"]:
+            continue
         new, old = settings, again
         for parent in parents:
             new, old = new[parent], old[parent]

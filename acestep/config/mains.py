@@ -36,6 +36,8 @@ class TrainKeys:
     trainable: str = MISSING
     run: RunKeys = field(default_factory=RunKeys)
     resume: Resume = Resume.auto
+    reproduce: str | None = None
+    score: str = MISSING
     task: Any = MISSING
     language: Any = field(default_factory=dict)
     model: Any = MISSING

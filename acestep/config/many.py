@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
 from acestep.audio import SUBTYPES
-from acestep.config.studio import Studio, file_name, machine, sidecar_of
-from acestep.flow.solvers import Step
+from acestep.config.entry import Entry, read_record, sidecar_of
+from acestep.config.planning import Planning
+from acestep.config.progress import song_bar, stepping
+from acestep.config.studio import Studio, file_name, peak
 from acestep.songs import Line, read_songs, request_of
-from acestep.types import Request
 
 SOME_FAILED, NONE_MADE = 3, 1
 """Exit statuses."""
@@ -25,23 +23,9 @@ UNCOMPARED = ("device", "memory", "batch_size", "song")
 """Settings that may differ between a song that is there and one that is asked for."""
 
 
-@dataclass
-class Entry:
-    """A line of the list on its way: its request, its file, and what became of it."""
-
-    number: int
-    request: Request | None
-    out: Path | None = None
-    error: str = ""
-    is_there: bool = False
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        return self.out.name if self.out else f"song {self.number}"
-
-
-def make_many(call: dict[str, Any], settings: dict[str, Any], tell: Callable[[str], None]) -> int:
+def make_many(
+    call: dict[str, Any], settings: dict[str, Any], planning: Planning | None, tell: Callable[[str], None]
+) -> int:
     """Make the songs of the list ``call["songs"]`` in the folder ``call["out"]``; returns the exit status."""
     started = perf_counter()
     folder = Path(call["out"] or "out")
@@ -51,14 +35,16 @@ def make_many(call: dict[str, Any], settings: dict[str, Any], tell: Callable[[st
         raise ValueError(f"format={call['format']}: use one of {', '.join(name[1:] for name in SUBTYPES)}")
     shared = request_of({"adapters": settings.pop("adapters", None) or None}, Path()).adapters
     entries = _entries(read_songs(call["songs"]), folder, call["format"], shared)
-    asked = [entry.request for entry in entries if entry.request and not entry.error]
-    studio = Studio.open(settings | machine(settings["device"], settings["dtype"]), asked)
-    for entry in entries:
-        if not entry.error:
+    if planning:
+        planning(entries, settings, tell, anew=call["overwrite"])
+    going = [entry for entry in entries if entry.goes_on]
+    if going:
+        studio = Studio.open(settings, [entry.request for entry in going], shared)
+        for entry in going:
             _resolve(entry, studio, call["overwrite"])
-    waiting = [entry for entry in entries if not entry.error and not entry.is_there]
-    _make_all(waiting, studio, call["keep_latents"], len(entries) - len(waiting), tell)
-    return _close(entries, waiting, studio, perf_counter() - started, tell)
+        going = [entry for entry in going if entry.goes_on]
+        _make_all(going, studio, call["keep_latents"], len(entries) - len(going), tell)
+    return _close(entries, going, f"{perf_counter() - started:.1f} s; at most {peak(settings['device'])}", tell)
 
 
 def _entries(lines: Sequence[Line], folder: Path, suffix: str, shared: Any) -> list[Entry]:
@@ -82,15 +68,13 @@ def _resolve(entry: Entry, studio: Studio, overwrite: bool) -> None:
     """Check the request and look whether its song is there already."""
     try:
         entry.request = studio.pipeline.resolve(entry.request)
-        for use in entry.request.adapters or ():
-            studio.pipeline.bank.load(use.path)
+        studio.pipeline.bank.prepare(entry.request.adapters or ())
     except (ValueError, OSError, OverflowError) as error:
-        entry.error = " ".join(str(error).split())
+        entry.fails(error)
         return
     if overwrite or not (entry.out.exists() or sidecar_of(entry.out).exists()):
         return
-    asked = studio.record(entry.request, 0.0)["settings"]
-    there = _made_by(sidecar_of(entry.out))
+    asked, there = studio.record(entry.request), read_record(entry.out).get("settings")
     alike = there is not None and _comparable(there) == _comparable(json.loads(json.dumps(asked)))
     if entry.out.exists() and alike:
         entry.is_there = True
@@ -99,24 +83,16 @@ def _resolve(entry: Entry, studio: Studio, overwrite: bool) -> None:
 
 
 def _make_all(
-    waiting: Sequence[Entry], studio: Studio, keep_latents: bool, before: int, tell: Callable[[str], None]
+    going: Sequence[Entry], studio: Studio, keep_latents: bool, before: int, tell: Callable[[str], None]
 ) -> None:
     size = 1 if keep_latents else studio.settings["batch_size"]
-    console = Console(stderr=True)
-    bar = Progress(
-        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
-    with bar:
-        task = bar.add_task("songs", total=before + len(waiting), completed=before)
-        for start in range(0, len(waiting), size):
-            group = waiting[start : start + size]
-
-            def stepped(step: Step, *_: object, done: int = before + start, songs: int = len(group)) -> None:
-                bar.update(task, completed=done + songs * step.index / step.count)
-
+    with song_bar(before + len(going), before) as moved:
+        for start in range(0, len(going), size):
+            group, done = going[start : start + size], before + start
+            stepped = stepping(moved, done, len(group))
             for entry, seconds, took in _make(group, studio, keep_latents, stepped):
                 tell(f"{entry.out}  ({seconds:.1f} s of music in {took:.1f} s)")
-            bar.update(task, completed=before + start + len(group))
+            moved(done + len(group))
 
 
 def _make(
@@ -129,39 +105,31 @@ def _make(
         latents = group[0].out if keep_latents else None
         for audio in studio.make([entry.request for entry in group], latents, on_step):
             entry = left[0]
-            studio.save(audio, entry.out)
+            studio.save(audio, entry.out, entry.planned)
             left.pop(0)
             yield entry, audio.seconds, perf_counter() - started
             started = perf_counter()
     except (ValueError, OSError) as error:
         if len(group) == 1:
-            group[0].error = " ".join(str(error).split())
+            group[0].fails(error)
             return
         for entry in left:
             yield from _make([entry], studio, keep_latents, on_step)
 
 
-def _close(
-    entries: Sequence[Entry], waiting: Sequence[Entry], studio: Studio, took: float, tell: Callable[[str], None]
-) -> int:
+def _close(entries: Sequence[Entry], going: Sequence[Entry], took: str, tell: Callable[[str], None]) -> int:
     """The closing table: what failed and why, and how many did not."""
     failed = [entry for entry in entries if entry.error]
-    made = sum(not entry.error for entry in waiting)
-    there = len(entries) - len(failed) - made
+    made = sum(not entry.error for entry in going)
+    there, waits = (sum(getattr(entry, key) for entry in entries) for key in ("is_there", "waits"))
     width = max((len(entry.name) for entry in failed), default=0)
     for entry in failed:
         tell(f"failed  {entry.number:>4}  {entry.name:<{width}}  {entry.error}")
-    tell(f"{made} made, {there} there before, {len(failed)} failed, in {took:.1f} s; at most {studio.peak()}")
+    planned = f"{waits} planned, " if waits else ""
+    tell(f"{planned}{made} made, {there} there before, {len(failed)} failed, in {took}")
     if not failed:
         return 0
-    return SOME_FAILED if made or there else NONE_MADE
-
-
-def _made_by(sidecar: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return SOME_FAILED if made or there or waits else NONE_MADE
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ SCHEMAS = {
         "autoencoder": "acestep.training.jobs.AutoencoderTask",
     },
     "language": {"pretrained": "acestep.planner.begin.Pretrained", "scratch": "acestep.planner.begin.Scratch"},
-    "planner": {"planner": "acestep.planner.plan.PlannerConfig"},
+    "planner": {"planner": "acestep.config.planning.Planning"},
     "optimizer": {
         "adamw": "acestep.training.optim.AdamW",
         "adamw_8bit": "acestep.training.optim.AdamW8bit",
@@ -71,7 +71,10 @@ SCHEMAS = {
     "clamp": {"norm": "acestep.flow.NormClamp"},
     "smoothing": {"ema": "acestep.flow.VelocityEMA"},
     "song": {"song": "acestep.song.Request"},
-    "eval": {"evaluation": "acestep.evaluation.suite.Evaluation"},
+    "eval": {
+        "evaluation": "acestep.evaluation.suite.Evaluation",
+        "planner_study": "acestep.evaluation.planning.PlannerStudy",
+    },
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -30,18 +32,22 @@ FREE_TEXT = re.compile(
 )
 
 
-def main(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorates a main: it gets the composed config ``name``; a mistake of its user ends in one sentence and exit 1."""
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a program that Ctrl-C stopped."""
+LEAVE_FOLDERS = ("train", "evaluate")
+"""The mains whose runs are kept, swept and done again."""
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+
+def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates a main: it gets the composed config ``name``; a mistake of its user ends in one sentence and exit 1.
+
+    A main that leaves folders returns ``False`` where it was stopped before its end.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @wraps(task)
         def run() -> None:
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-            def told(cfg: DictConfig) -> None:
-                with one_sentence(name, wants_traceback):
-                    task(cfg)
-
             registry.register()
             warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
             sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
@@ -49,11 +55,39 @@ def main(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], Non
                 with one_sentence(name, wants_traceback):
                     sys.exit(_show_help(name))
             with one_sentence(name, wants_traceback), _raising_hydra():
-                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(told)()
+                if any(word.startswith("reproduce=") for word in sys.argv):
+                    from acestep.config.carry import expanded
+
+                    sys.argv[1:] = expanded(name, sys.argv[1:])
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(
+                    Told(name, task, wants_traceback)
+                )()
 
         return run
 
     return decorate
+
+
+@dataclass(frozen=True)
+class Told:
+    """A main as Hydra calls it, here or, in a sweep, in a process of its own; an object, since it has to get there."""
+
+    name: str
+    task: Callable[[DictConfig], Any]
+    wants_traceback: bool
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Do it; a sweep gets the score."""
+        registry.register()
+        if self.name not in LEAVE_FOLDERS:
+            with one_sentence(self.name, self.wants_traceback):
+                self.task(cfg)
+            return None
+        from acestep.config.carry import carry_out, in_sweep  # here, since it loads Lightning
+
+        # An error ends a run, and not the sweep that it is one of: that is told at the end.
+        with nullcontext() if in_sweep() else one_sentence(self.name, self.wants_traceback):
+            return carry_out(self.name, self.task, cfg)
 
 
 def _show_help(name: str) -> int:
@@ -75,9 +109,12 @@ def _raising_hydra() -> Iterator[None]:
 
 @contextmanager
 def one_sentence(name: str, wants_traceback: bool = False) -> Iterator[None]:
-    """Ends the program on a person's mistake with what was wrong, unless the traceback is wanted."""
+    """Ends the program on a person's mistake with what was wrong, unless the traceback is wanted; also on Ctrl-C."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: what is finished is kept, and the same command goes on from there\n")
+        sys.exit(INTERRUPTED)
     except people() as error:
         if wants_traceback:
             raise

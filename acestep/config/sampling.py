@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
+from acestep import flow
 from acestep.config.run import build
 from acestep.flow import Sampler
 
@@ -42,7 +43,10 @@ def _part(name: str, node: Any, own: Any) -> Any:
         if not isinstance(node, bool):
             raise ValueError(f"{name}={node}: need true or false, or null for the checkpoint's own")
         return node
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{name}={node}: need an option of configs/{name}, or its fields as {name}.FIELD=VALUE")
     if "_target_" in node:
+        _refuse_foreign(name, node)
         return build(node)
     given = {key: value for key, value in node.items() if value is not None}
     known = {field.name for field in fields(own)}
@@ -52,4 +56,20 @@ def _part(name: str, node: Any, own: Any) -> Any:
                 f"{name}.{key}={value}: the checkpoint's own {name} is {type(own).__name__}, which has no {key}; "
                 f"choose another with {name}=..."
             )
-    return replace(own, **given)
+    try:
+        return replace(own, **given)
+    except TypeError as error:
+        said = ", ".join(f"{name}.{key}={value}" for key, value in given.items())
+        raise ValueError(f"{said}: not of the kind that {type(own).__name__} takes ({error})") from error
+
+
+def _refuse_foreign(name: str, node: Any) -> None:
+    """Refuse a class that is not of ``acestep.flow``: sidecars are files that people exchange, and must run nothing."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        module, _, cls = str(target).rpartition(".")
+        is_ours = module.split(".")[:2] == ["acestep", "flow"] and isinstance(getattr(flow, cls, None), type)
+        if target is not None and not is_ours:
+            raise ValueError(f"{name}._target_={target}: no part of a sampler; need a class of acestep.flow")
+    for inner in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
+        _refuse_foreign(name, inner)

@@ -17,12 +17,13 @@ import torch
 from acestep.adapters.read import find_adapter
 from acestep.assembly import choice, fingerprint, named_dtype
 from acestep.audio import SUBTYPES, Audio
+from acestep.config.entry import sidecar_of
 from acestep.config.sampling import PARTS, build_sampler, describe
 from acestep.files import atomic
 from acestep.flow.sampler import OnStep, Sampler
 from acestep.memory import GIB, Memory, peak_memory, pick
 from acestep.pipeline import Pipeline
-from acestep.types import Request
+from acestep.types import AdapterUse, Request
 from acestep.weights.tensors import save_tensors
 
 PACKAGES = ("torch", "torchaudio", "transformers", "soundfile", "peft")
@@ -41,8 +42,14 @@ class Studio:
     settings: dict[str, Any]
 
     @classmethod
-    def open(cls, settings: dict[str, Any], requests: Sequence[Request]) -> Studio:
-        """Load what ``settings`` name; ``requests`` are what it must have the memory for."""
+    def open(
+        cls, settings: dict[str, Any], requests: Sequence[Request], shared: Sequence[AdapterUse] | None = None
+    ) -> Studio:
+        """Load what ``settings`` name.
+
+        ``requests`` are what it must have the memory for; ``shared`` adapters are those that ``merge`` adds to the
+        weights.
+        """
         settings = settings | {"weights_sha256": _unchanged(settings)}
         check_files(settings.get("files", {}), requests)
         memory = choice("memory", Memory, settings["memory"])
@@ -52,8 +59,10 @@ class Studio:
             chosen = pick(weights, torch.device(device), dtype, max(seconds, default=None), settings["batch_size"])
             memory = chosen.mode
             logger.info("memory=%s: %s", memory.value, chosen.reason)
-        untrained = settings["allow_untrained"]
-        pipeline = Pipeline.from_pretrained(weights, device, dtype, settings["padding"], memory, untrained)
+        if settings["merge"] and not shared:
+            raise ValueError("merge=true: there are no adapters to merge; add adapters=[...], or leave it out")
+        untrained, merged = settings["allow_untrained"], shared if settings["merge"] else ()
+        pipeline = Pipeline.from_pretrained(weights, device, dtype, settings["padding"], memory, untrained, merged)
         sampler = build_sampler(settings, pipeline.sampler)
         settings |= {part: describe(getattr(sampler, part)) for part in PARTS}
         settings |= {"memory": memory.value, "padding": pipeline.network.config.padding.value}
@@ -73,22 +82,26 @@ class Studio:
                 "memory=int8_offload, a smaller batch_size or a shorter song"
             ) from error
 
-    def record(self, song: Request, seconds: float) -> dict[str, Any]:
-        """All that decided a song, to be written beside it."""
-        settings = self.settings | {"song": asdict(song), "files": hashes(song)}
-        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-        return {"settings": settings, "seconds": seconds, "packages": packages}
+    def record(self, song: Request) -> dict[str, Any]:
+        """All that decided a song."""
+        return self.settings | {"song": asdict(song), "files": hashes(song)}
 
-    def save(self, audio: Audio, out: Path) -> None:
-        """Write the sidecar and then the song, so that a song that is there has been finished."""
-        record = self.record(audio.song, audio.seconds)
+    def save(self, audio: Audio, out: Path, planned: dict[str, Any] | None = None) -> None:
+        """Write the sidecar and then the song, so that a song that is there has been finished.
+
+        ``planned`` says what its request was planned from.
+        """
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        record = {"settings": self.record(audio.song), "seconds": audio.seconds, "packages": packages}
+        record |= {"planned": planned} if planned else {}
         with atomic(sidecar_of(out)) as aside:
             aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         audio.save(out)
 
-    def peak(self) -> str:
-        """The most memory that was held, in words."""
-        return f"{peak_memory(torch.device(self.settings['device'])) / GIB:.2f} GiB"
+
+def peak(device: str) -> str:
+    """The most memory that was held, in words."""
+    return f"{peak_memory(torch.device(device)) / GIB:.2f} GiB"
 
 
 def machine(device: str, dtype: str) -> dict[str, str]:
@@ -102,11 +115,6 @@ def machine(device: str, dtype: str) -> dict[str, str]:
     if kind == "cuda" and not found:
         raise ValueError(f"device={device}: torch finds no GPU here; use device=cpu")
     return {"device": device, "dtype": ("bfloat16" if kind == "cuda" else "float32") if dtype == "auto" else dtype}
-
-
-def sidecar_of(out: Path) -> Path:
-    """The file that says how ``out`` was made."""
-    return out.with_suffix(".json")
 
 
 def save_latents(latents: torch.Tensor, out: Path) -> None:

@@ -25,11 +25,12 @@ class Lengths:
                 f"<= max_seconds={self.max_seconds:g}"
             )
 
-    def check(self, seconds: float) -> float:
-        """``seconds``, if this checkpoint makes songs that long."""
+    def check(self, seconds: float, field: str | None = None) -> float:
+        """``seconds``, if this checkpoint makes songs as long; ``field`` is what of a song asks for it, if another."""
         if not self.min_seconds <= seconds <= self.max_seconds:
+            asked = f"song.{field}: the song would last {seconds:g} s;" if field else f"song.seconds={seconds:g}:"
             raise ValueError(
-                f"song.seconds={seconds:g}: this checkpoint makes {self.min_seconds:g} to {self.max_seconds:g} s; "
+                f"{asked} this checkpoint makes {self.min_seconds:g} to {self.max_seconds:g} s; "
                 "ask for a length in that range"
             )
         return float(seconds)

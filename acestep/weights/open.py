@@ -42,21 +42,23 @@ def find_folder(path_or_name: str | Path) -> Path:
 
     A training's checkpoint is a place too: a Lightning file, or a folder of shards.
     """
-    shipped = SHIPPED / str(path_or_name)
-    folder = shipped if _is_name(path_or_name) and shipped.is_dir() else Path(path_or_name)
+    folder = shipped_or_path(path_or_name)
     if is_training_state(folder):
         return folder
     if not folder.is_dir():
         if is_hub_id(str(path_or_name)):
             return fetch(str(path_or_name))
-        names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+        names = sorted(path.name for path in SHIPPED.iterdir() if is_native(path)) if SHIPPED.is_dir() else []
         places = ", ".join(["a checkpoint folder", "a run folder", "a name on the Hugging Face Hub", *names])
         raise ValueError(f"weights={path_or_name}: no such folder; name one of: {places}")
     return folder / "weights" if (folder / "weights").is_dir() else folder
 
 
-def _is_name(path_or_name: str | Path) -> bool:
-    return Path(path_or_name).name == str(path_or_name)
+def shipped_or_path(path_or_name: str | Path) -> Path:
+    """The folder that is shipped under this name; else the path that it is."""
+    shipped = SHIPPED / str(path_or_name)
+    is_name = Path(path_or_name).name == str(path_or_name) != ""
+    return shipped if is_name and shipped.is_dir() else Path(path_or_name)
 
 
 def folder_hash(folder: Path) -> str:

@@ -42,7 +42,8 @@ def read_training_state(path: Path, open_base: Callable[[str], Checkpoint]) -> C
     if any(ADAPTER in name for name in trained):
         raise ValueError(f"weights={path}: holds an adapter in training; name its run's folder, which has it whole")
     base = open_base(config["weights"])
-    kept = {} if config.get("network") == "scratch" else {name: name for name in base.network if name not in trained}
+    is_new = config.get("network", "pretrained") != "pretrained"
+    kept = {} if is_new else {name: name for name in base.network if name not in trained}
     model = {name: value for name, value in config["model"].items() if not name.startswith("_")}
     return replace(
         base,

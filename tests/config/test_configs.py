@@ -12,12 +12,17 @@ from omegaconf import DictConfig
 
 from acestep.config import registry
 from acestep.config.folder import identity
+from acestep.config.help import is_for
 from acestep.config.run import CONFIGS, build
-from acestep.flow import FlowMatching, MinSNR
-from acestep.models.acestep import AceStep
+from acestep.data import Crop, TaskMix, Words
+from acestep.data.captions import ShuffleTags
+from acestep.flow import FlowMatching, LogitNormal, LogitNormalMax, MinSNR
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.models.dit import Padding
 from acestep.training.fit import Start
+from acestep.training.jobs import Conditioning
 
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if is_for(path, "train"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 TRAINING = ("timesteps", "weighting", "objective", "optimizer", "lr", "trainer", "adapter", "data")
 SAMPLING = ("schedule", "solver", "guidance", "correction", "clamp", "smoothing")
@@ -77,6 +82,26 @@ def test_the_timesteps_group_reaches_the_objective() -> None:
 
 def test_the_weighting_group_reaches_the_objective() -> None:
     assert build(composed(["weighting=min_snr", "weighting.gamma=3"]).objective).weighting == MinSNR(gamma=3.0)
+
+
+def test_upstreams_trainer_is_a_preset_that_goes_on_top_of_an_experiment() -> None:
+    cfg = composed(["experiment=[micro_sft,upstream_v1_5_trainer]"])
+    assert (cfg.trainer.max_steps, cfg.data.batch_size, cfg.model.hidden_size) == (1800, 8, 160)
+    data, task, objective = build(cfg.data), build(cfg.task), build(cfg.objective)
+    assert (data.crop_frames, data.crop, data.words, data.frozen) == (6000, Crop.head, Words.whole, True)
+    assert task.conditioning is Conditioning.upstream_v1_5_trainer
+    assert not objective.masked
+    assert objective.dropout.rate == 0.15
+    assert isinstance(objective.timesteps, LogitNormal)
+    assert isinstance(build(composed(["experiment=upstream_v1_5_trainer"]).objective).timesteps, LogitNormalMax)
+    assert AceStepConfig(**{"padding": cfg.model.padding}).padding is Padding.upstream
+
+
+def test_what_varies_between_epochs_is_given_on_the_command_line() -> None:
+    captions = "data.captions=[{_target_: acestep.data.captions.ShuffleTags, rate: 0.5}]"
+    config = build(composed(["data.tasks.cover=0.2", "data.tasks.repaint=0.3", captions]).data)
+    assert config.tasks == TaskMix(cover=0.2, repaint=0.3)
+    assert config.captions == (ShuffleTags(rate=0.5),)
 
 
 def test_a_default_spelt_out_is_the_same_run_and_a_machine_setting_too() -> None:

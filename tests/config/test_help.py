@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from acestep.config.meanings import explained, meanings
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,7 +33,9 @@ def test_help_of_infer_loads_no_network() -> None:
     text = shown("infer.py", "song.caption=a b", without=("torch", "lightning", "transformers"))
     assert "song.task=repaint" in text
     assert "  sampler: own, sft, turbo, upstream\n" in text
+    assert "\n  # the music in words: style" in text
     assert "\n  caption: a b\n" in text
+    assert "\n# songs at a time: changes the speed, not the music\nbatch_size: 1\n" in text
     assert "experiment" not in text
 
 
@@ -39,3 +43,16 @@ def test_help_of_infer_loads_no_network() -> None:
 def test_a_song_is_made_without_lightning() -> None:
     code = "import sys, acestep.config.infer, acestep.config.run; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_keys_are_explained_by_their_classes_and_what_those_extend() -> None:
+    found = meanings("acestep.config.planning.Planning")
+    assert found["edit"].startswith("write each plan to NAME.plan.yaml and stop")
+    assert found["path"] == "Hugging Face folder of the language model."
+    assert meanings("acestep.song.Request").keys() > meanings("acestep.song.Song").keys() >= {"caption", "bpm"}
+    page = {"a": {"_target_": "acestep.planner.document.Rules", "bpm": [30, 300]}, "bpm": 1, "weights": "${x}"}
+    shown = explained(page, ROOT / "configs" / "infer.yaml").splitlines()
+    assert shown[2:4] == ["  # slowest and fastest tempo.", "  bpm: [30, 300]"]
+    assert shown[4] == "bpm: 1"
+    assert shown[5].startswith("# a shipped name, a checkpoint folder")
+    assert explained({"resume": "auto"}, ROOT / "configs" / "train.yaml").startswith("# auto: a run folder that is")

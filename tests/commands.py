@@ -1,0 +1,54 @@
+"""The mains and ``python -m acestep`` as a person gives them, in this process, and a store of a size for tests."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from acestep.__main__ import main
+from acestep.assembly import load_autoencoder
+from acestep.data.preprocess import Preprocess
+from acestep.synth import write_world
+
+MAINS = {"train": train.train, "evaluate": evaluate.evaluate}
+SMALL = (
+    "model=tiny",
+    "data.held_out=2",
+    "data.batch_size=2",
+    "trainer=cpu",
+    "trainer.max_steps=2",
+    "trainer.validate_every=2",
+    "callbacks.checkpoint.every_n_train_steps=1",
+    "callbacks.sample=null",
+    "callbacks.progress=null",
+    "logger=table",
+    "lr.warmup=1",
+)
+
+
+def call(program: str, *words: str) -> int:
+    """Exit status of ``python PROGRAM.py WORDS``, or of ``python -m acestep WORDS``; what it told is on the streams."""
+    if program == "acestep":
+        return main(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{program}.py", *words])
+        try:
+            MAINS[program]()
+        except SystemExit as ended:
+            if isinstance(ended.code, str):
+                sys.stderr.write(f"{ended.code}\n")
+                return 1
+            return ended.code or 0
+    return 0
+
+
+def small_store(folder: Path, weights: Path, songs: int = 6) -> Path:
+    """Songs of the micro world, encoded by the autoencoder of ``weights``."""
+    source = write_world(folder / "songs", songs, 3)
+    Preprocess()(source, folder / "store", partial(load_autoencoder, str(weights)))
+    return folder / "store"
