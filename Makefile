@@ -43,7 +43,7 @@ lint: $(STAMP) ## Style, format, types and import rules
 
 .PHONY: test
 test: lint ## Lint, then all tests with the coverage gate
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --cov --cov-report term
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --cov --cov-report term
 
 .PHONY: docs
 docs: $(STAMP) ## Build the documentation in build/site; a broken link is an error

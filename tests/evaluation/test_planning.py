@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from acestep.evaluation.planning import compared, flaws, truth_of, valid_plans
+from acestep.evaluation.metrics import OracleAdherence
+from acestep.evaluation.planning import PlannerStudy, compared, flaws, truth_of, valid_plans
+from acestep.evaluation.prompts import MicroPrompts
+from acestep.pipeline import Pipeline
 from acestep.planner.document import Rules
-from acestep.planner.plan import Plan
+from acestep.planner.plan import Plan, PlannerConfig
 from acestep.synth import draw_song
 from acestep.types import Song
 
@@ -17,7 +21,7 @@ FULL = Song(caption="bells", seconds=2.0, bpm=90, key="C major", time_signature=
 
 
 def test_plans_of_a_random_language_model_are_whole() -> None:
-    assert valid_plans(150) == 150
+    assert valid_plans(100) == 100
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,19 @@ def test_the_truth_of_a_plan_is_its_own_tempo_and_key() -> None:
     told = json.loads(truth_of(truth, replace(FULL, bpm=108, key="Bb minor")))
     assert (told["beat_frames"], told["tonic"], told["mode"]) == (14, "A#", "minor")
     assert json.loads(truth_of(truth, Song())) == json.loads(truth)
+
+
+@pytest.mark.slow
+def test_the_shipped_planner_plans_what_captions_imply_and_its_codes_carry_it(tmp_path: Path) -> None:
+    prompts = MicroPrompts(path=str(tmp_path / "world"), songs=12, seed=23_000, annotation="musician")
+    study = PlannerStudy(
+        prompts=prompts,
+        metrics={"adherence": OracleAdherence()},
+        planner=PlannerConfig(path="micro_planner"),
+        wild=0,
+    )
+    pipeline = Pipeline.from_pretrained("micro")
+    found = study(pipeline, pipeline.sampler, tmp_path / "out").summary()["planner"]
+    assert found["metadata_accuracy"] > 0.9
+    assert found["difference_ci95"][0] > 0
+    assert found["told_in_words"] > 0.9

@@ -40,6 +40,7 @@ def test_lists(tmp_path: Path):
     path.write_text(
         '{"caption": "a", "seconds": 6, "seed": 5}\n\n{"id": "two", "caption": "b", "recording": "x.flac"}\n'
     )
+    (tmp_path / "x.flac").touch()
     one, two = ListPrompts(path=str(path)).load(LENGTHS)
     assert (one.id, one.song.seed, one.song.seconds, one.recording) == ("0001", 5, 6, None)
     assert (two.id, two.recording) == ("two", tmp_path / "x.flac")
@@ -48,9 +49,13 @@ def test_lists(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"captoin": "a"}', "line 1 has captoin; a line may have id, recording, bpm, caption"),
+        ('{"captoin": "a"}', "song 1: song.captoin: no such field; did you mean caption?"),
         ('{"id": "a"}\n{"id": "a"}', "ids must be unique"),
-        ("caption: a", "line 1 is not JSON"),
+        ("caption: a", "song 1: song: not JSON"),
+        ("5", "song 1: song=5: need fields with values"),
+        ('{"caption": 5}', "song 1: song.caption=5: need text"),
+        ('{"caption": "a", "task": "cover"}', "song 1: has task; prompts may have id, recording, bpm, caption"),
+        ('{"recording": "missing.flac"}', "song 1: .*missing.flac: no such recording"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path: Path, text: str, message: str):

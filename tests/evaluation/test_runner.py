@@ -21,7 +21,6 @@ from acestep.config.evaluate import ranks_of_environment
 from acestep.data.preprocess import Preprocess
 from acestep.evaluation.cells import cells_of
 from acestep.evaluation.clips import ClipStore
-from acestep.evaluation.files import write_json
 from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.joined import joined, read_results
 from acestep.evaluation.prompts import Prompt
@@ -29,6 +28,7 @@ from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.references import reference_recordings
 from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
+from acestep.files import write_json
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 
