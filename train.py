@@ -16,8 +16,8 @@ def train(cfg: DictConfig) -> bool:
     """Build the parts, open the run folder, train, write the result; says whether the end was reached."""
     check(cfg)
     job = build_job(cfg)
-    run = start(cfg, {"data": job.data.facts()})
     trainer = build(cfg.trainer)(built_values(cfg.callbacks), built_values(cfg.logger))
+    run = start(cfg, {"data": job.data.facts()})  # last of what can be refused, so that a mistake leaves no folder
     finished = fit(trainer, job.module, job.data, run.checkpoint, run.last)
     if finished:
         job.save(trainer, run.weights)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from acestep.benches import bench_commands
 from acestep.evaluation.command import report_command
+from acestep.micro_commands import micro_commands
 from acestep.release import release_commands
 from acestep.runs.commands import check_run, publish_command, sweep_report
 from acestep.terminal import SOME_SKIPPED, show_figures, show_findings, show_outcome, songs_progress
@@ -32,27 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped: what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return status
-
-
-def synth(options: argparse.Namespace) -> int:
-    """Write songs of the micro world."""
-    from acestep.synth import write_world
-    from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
-
-    instruments = options.instruments.split(",") if options.instruments else INSTRUMENTS
-    with songs_progress() as bar:
-        task = bar.add_task("songs", total=options.songs)
-        write_world(
-            options.folder,
-            songs=options.songs,
-            seed=options.seed,
-            annotation=ANNOTATIONS[options.annotation],
-            instruments=instruments,
-            workers=options.workers,
-            on_song=lambda done: bar.update(task, completed=done),
-        )
-    print(f"{options.songs} songs in {options.folder}")
-    return 0
 
 
 def preprocess(options: argparse.Namespace) -> int:
@@ -93,35 +73,6 @@ def bench_data(options: argparse.Namespace) -> int:
 
     load = partial(load_autoencoder, options.weights, options.device)
     return show_figures(figures(load, options.songs, options.workers), options.json)
-
-
-def foundation(options: argparse.Namespace) -> int:
-    """Make the frozen parts of the micro checkpoints, and the oracles."""
-    from acestep.config.compose import composed
-    from acestep.config.run import build
-    from acestep.micro import build_foundation
-
-    with songs_progress() as bar:
-        task = bar.add_task("songs", total=options.songs)
-        build_foundation(
-            options.folder,
-            build(composed("train", ["model=micro"]).model),
-            songs=options.songs,
-            seed=options.seed,
-            workers=options.workers,
-            on_song=lambda done: bar.update(task, completed=done),
-        )
-    print(options.folder)
-    return 0
-
-
-def demo(options: argparse.Namespace) -> int:
-    """Run the demonstration."""
-    from acestep.demo import Demo, lines
-
-    summary = Demo()(options.folder, lambda text: print(text, flush=True))
-    print("\n".join(lines(summary)))
-    return 0
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -168,9 +119,14 @@ def bench_memory(options: argparse.Namespace) -> int:
     """Measure or predict the memory that each mode takes."""
     from acestep.bench import memory_table, predicted_table
     from acestep.config.compose import composed
-    from acestep.config.run import build
+    from acestep.config.run import CONFIGS, build
 
+    if not 0 < options.seconds < float("inf"):
+        raise ValueError(f"seconds={options.seconds:g}: need > 0")
     if options.model:
+        known = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+        if options.model not in known:
+            raise ValueError(f"model={options.model}: not in configs/model; use one of {', '.join(known)}")
         lines = predicted_table(
             build(composed("train", [f"model={options.model}"]).model), options.model, options.seconds
         )
@@ -188,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "and infer.py.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _micro_commands(commands)
+    micro_commands(commands, partial(print, flush=True))
     _data_commands(commands)
     _checkpoint_commands(commands)
     release_commands(commands, print)
@@ -196,49 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     publish_command(commands)
     bench_commands(commands, bench_memory, bench_data)
     return parser
-
-
-def _micro_commands(commands: Commands) -> None:
-    """The micro world's."""
-    command = commands.add_parser(
-        "synth",
-        help="write songs of the micro world, whose truth is known",
-        description="Write songs of the micro world: FLAC files with captions, lyrics and metadata beside them.",
-    )
-    command.add_argument("folder", type=Path, help="where to; made if it is not there")
-    command.add_argument("--songs", type=int, required=True, help="how many")
-    command.add_argument("--seed", type=int, default=0, help="the same seed writes the same songs (default 0)")
-    command.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
-    command.add_argument(
-        "--annotation",
-        choices=("curated", "web", "musician"),
-        default="curated",
-        help="curated: every song is described fully and truly (default); web: facts are missing or wrong; musician: "
-        "captions tell tempo and key too, as in 'allegro, 8B'",
-    )
-    command.add_argument("--instruments", metavar="A,B", help="only these, for instance accordion; default: the usual")
-    command.set_defaults(command=synth)
-
-    command = commands.add_parser(
-        "foundation",
-        help="make the micro checkpoints' autoencoder, text encoder and oracles from nothing",
-        description="Fit the frozen parts of the micro checkpoints on micro-world songs, beside a new network: "
-        "train.py experiment=micro_base weights=FOLDER trains it.",
-    )
-    command.add_argument("folder", type=Path, help="where to")
-    command.add_argument("--songs", type=int, default=2000, help="how many the oracles are fitted on (default 2000)")
-    command.add_argument("--seed", type=int, default=0, help="of songs and random weights (default 0)")
-    command.add_argument("--workers", type=int, default=1, help="processes that render and listen (default 1)")
-    command.set_defaults(command=foundation)
-
-    command = commands.add_parser(
-        "demo",
-        help="synthesise, fine-tune, train a LoRA, sweep guidance and write a report, in minutes",
-        description="Fine-tune the shipped micro base, train a LoRA on the result, sweep the guidance scale and write "
-        "FOLDER/report.html and FOLDER/summary.json. The same command goes on where it stopped.",
-    )
-    command.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default runs/demo")
-    command.set_defaults(command=demo)
 
 
 def _data_commands(commands: Commands) -> None:

@@ -40,6 +40,17 @@ def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def check_device(device: str) -> torch.device:
+    """The torch device of a name, if it is there."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device}: not a device; use cpu, cuda or cuda:1") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device}: torch finds no such GPU here; use device=cpu")
+    return found
+
+
 def choice(key: str, kind: type[Member], value: Member | str) -> Member:
     """The member of ``kind`` that ``value`` is or names."""
     try:
@@ -75,16 +86,18 @@ def build_autoencoder(checkpoint: Checkpoint, device: torch.device | str, dtype:
         )
     module, config = AUTOENCODERS[checkpoint.autoencoder_class]
     dtype = torch.float32 if module is SpectralAutoencoder else dtype
-    with torch.device("meta"):
-        autoencoder = module(config(**checkpoint.autoencoder_config))
+    try:
+        with torch.device("meta"):
+            autoencoder = module(config(**checkpoint.autoencoder_config))
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"weights={checkpoint.name}: its config.json describes no autoencoder: {error}") from error
     load_into(autoencoder, checkpoint.autoencoder, dtype, f"{checkpoint.name} (autoencoder)")
     return autoencoder.to(device).eval().requires_grad_(False)
 
 
 def load_autoencoder(weights: str | Path, device: str = "cpu") -> Autoencoder:
     """The autoencoder of the checkpoint that ``weights`` names, in the float32 that stored latents are made in."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={device}: this machine has no CUDA device; use cpu")
+    check_device(device)
     return build_autoencoder(open_checkpoint(weights), device, torch.float32)
 
 
@@ -122,18 +135,21 @@ def build_sampler(checkpoint: Checkpoint) -> Sampler:
 
     What the entry leaves out is as the release has it: turbo's where the network's config says ``is_turbo``.
     """
-    parts = {
-        name: spec if isinstance(spec, bool) else _built(spec, checkpoint.name)
-        for name, spec in checkpoint.sampler.items()
-    }
     usual = Sampler.turbo() if _network_config(checkpoint).is_turbo else Sampler()
-    return replace(usual, **parts)
+    try:
+        parts = {
+            name: spec if isinstance(spec, bool) else _built(spec, checkpoint.name)
+            for name, spec in checkpoint.sampler.items()
+        }
+        return replace(usual, **parts)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"weights={checkpoint.name}: its config.json describes no sampler: {error}") from error
 
 
 def _network_config(checkpoint: Checkpoint) -> AceStepConfig:
     try:
         return AceStepConfig.from_dict(checkpoint.network_config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise ValueError(f"weights={checkpoint.name}: its config.json describes no network: {error}") from error
 
 
@@ -145,8 +161,13 @@ def _without(checkpoint: Checkpoint, part: str, folder: str) -> str:
 
 
 def _built(spec: Mapping[str, Any], source: str) -> Any:
+    if not isinstance(spec, Mapping):
+        raise TypeError(f"{spec!r} is no class with its fields")
     fields = dict(spec)
     name = fields.pop("class", None)
     if name not in flow.__all__:
         raise ValueError(f"weights={source}: sampler class {name!r} is unknown; need one of {', '.join(flow.__all__)}")
-    return getattr(flow, name)(**fields)
+    try:
+        return getattr(flow, name)(**fields)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"weights={source}: its config.json describes no sampler: {error}") from error

@@ -19,13 +19,13 @@ from typing import Any
 from acestep.assembly import load_autoencoder
 from acestep.data.preprocess import Preprocess
 from acestep.evaluation.demo import DemoResults, demo_summary
-from acestep.evaluation.files import write_json
 from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdherence
 from acestep.evaluation.micro_clap import MicroClapSpec
 from acestep.evaluation.prompts import MicroPrompts
 from acestep.evaluation.report import Part, write_report
 from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
+from acestep.files import write_json
 from acestep.pipeline import Pipeline
 from acestep.synth import INSTRUMENTS, UNSEEN_INSTRUMENT, write_world
 
@@ -99,7 +99,9 @@ class Demo:
         arguments = [f"experiment={experiment}", f"weights={weights}", f"data.path={latents}", f"run.dir={run}"]
         if (run / "weights").is_dir():
             return
-        subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments, *self.overrides], check=True)
+        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments, *self.overrides], check=False)
+        if done.returncode:
+            raise ValueError(f"train.py {' '.join(arguments)}: ended with exit status {done.returncode}; see above")
 
     def _evaluate(self, folder: Path, tell: Callable[[str], None]) -> DemoResults:
         usual = MicroPrompts(path=str(folder / "songs" / "prompts"), songs=self.prompts, seed=20_000)

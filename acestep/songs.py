@@ -6,8 +6,8 @@ import csv
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -24,15 +24,25 @@ LARGEST = 2**63
 
 @dataclass(frozen=True)
 class Line:
-    """One entry of a list: its request, or why there is none."""
+    """One entry of a list: its request, or why there is none.
+
+    Attributes:
+        number: its place, from 1.
+        request: what is to be made.
+        error: why there is none.
+        given: the fields that it names.
+        more: what it says beyond a request's fields, by key.
+    """
 
     number: int
     request: Request | None = None
     error: str = ""
+    given: frozenset[str] = frozenset()
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_songs(path: str | Path) -> list[Line]:
-    """The entries of a JSONL, YAML, CSV or Parquet file, whose fields are those of ``Request``.
+def read_songs(path: str | Path, more: Sequence[str] = ()) -> list[Line]:
+    """The entries of a JSONL, YAML, CSV or Parquet file, whose fields are those of ``Request``, and texts ``more``.
 
     A broken entry does not keep the others from being read. Files that entries name are looked for beside the list;
     a cell of a CSV that holds several values divides them by ``;``.
@@ -54,7 +64,7 @@ def read_songs(path: str | Path) -> list[Line]:
     if not entries:
         raise ValueError(f"songs={path}: lists no song")
     is_text = path.suffix.lower() == ".csv"
-    return [_line(number, entry, path.parent, is_text) for number, entry in enumerate(entries, 1)]
+    return [_line(number, entry, path.parent, is_text, more) for number, entry in enumerate(entries, 1)]
 
 
 def request_of(record: Mapping[str, Any], folder: Path, is_text: bool = False) -> Request:
@@ -150,7 +160,7 @@ def _rows(path: Path) -> Iterator[Any]:
         raise ValueError(f"songs={path}: not a Parquet file ({_flat(error)})") from error
 
 
-def _line(number: int, entry: Any, folder: Path, is_text: bool) -> Line:
+def _line(number: int, entry: Any, folder: Path, is_text: bool, more: Sequence[str]) -> Line:
     if isinstance(entry, Exception):
         return Line(number, error=f"song: not JSON ({_flat(entry)})")
     if not isinstance(entry, Mapping):
@@ -158,7 +168,10 @@ def _line(number: int, entry: Any, folder: Path, is_text: bool) -> Line:
     if None in entry:
         return Line(number, error="song: has more cells than the list has columns; put quotes around commas")
     try:
-        return Line(number, request_of(entry, folder, is_text))
+        said = {key: _name(key, entry[key]) for key in more if entry.get(key) not in (None, "")}
+        rest = {key: value for key, value in entry.items() if key not in more}
+        given = frozenset(key for key, value in rest.items() if value not in (None, ""))
+        return Line(number, request_of(rest, folder, is_text), given=given, more=said)
     except (ValueError, OverflowError) as error:
         return Line(number, error=_flat(error))
 
@@ -194,6 +207,11 @@ def _text(key: str, value: Any) -> str:
         hint = "write it in quotes" if isinstance(value, bool) else "need text"
         raise ValueError(f"song.{key}={shown(value)}: {hint}")
     return value
+
+
+def _name(key: str, value: Any) -> str:
+    """Text, or a number that is meant as one."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(key, value)
 
 
 def _number(key: str, value: Any, whole: bool) -> int | float:

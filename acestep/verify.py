@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from acestep.assembly import build_network, named_dtype
+from acestep.assembly import build_network, check_device, named_dtype
 from acestep.models.acestep import AceStep, AceStepConfig, Padding
 from acestep.types import ConditionInputs
 from acestep.weights.checkpoint import Checkpoint
@@ -56,6 +56,7 @@ def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> 
     Raises:
         ValueError: names the first tensor or file that is missing, misshapen, broken or not finite.
     """
+    check_device(device)
     checkpoint = open_checkpoint(weights)
     counts: Counter[str] = Counter()
     digests = []

@@ -70,7 +70,12 @@ def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
         (["preprocess", "{songs}", "{store}", "--weights", "nowhere"], "weights=nowhere"),
         (["preprocess", "{empty}", "{store}", "--weights", "{tiny}"], "no audio file in it"),
         (["preprocess", "{songs}", "{store}", "--weights", "{tiny}", "--workers", "-1"], "workers=-1"),
+        (["preprocess", "{songs}", "{store}", "--weights", "{tiny}", "--device", "foo"], "device=foo: not a device"),
+        (["verify", "{tiny}", "--device", "cuda:99"], "device=cuda:99: torch finds no such GPU"),
         (["synth", "{store}", "--songs", "0"], "songs=0"),
+        (["foundation", "{store}", "--songs", "0"], "songs=0"),
+        (["bench", "memory", "--seconds", "-5"], "seconds=-5"),
+        (["bench", "memory", "--model", "foo"], "model=foo: not in configs/model"),
     ],
 )
 def test_a_wrong_input_is_one_sentence(

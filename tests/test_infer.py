@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -134,12 +135,44 @@ def test_files_are_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
         (["weights=nowhere"], "weights=nowhere: no such folder"),
         (["from=nothing.json"], "from=nothing.json: no such file"),
         (["from=list.json"], "from=list.json: not the .json that infer.py writes"),
+        (["from=."], "from=.: not the .json that infer.py writes"),
+        (["overwrite=no"], "overwrite=no: need true or false"),
+        (["keep_latents=maybe"], "keep_latents=maybe: need true or false"),
+        (["batch_size=two"], "batch_size=two: need a whole number of at least 1"),
+        (["batch_size=1.5"], "batch_size=1.5: need a whole number of at least 1"),
+        (["weights=null"], "weights=null: need text"),
+        (["weights=[micro]"], "weights=['micro']: need text"),
+        (["schedule.steps=x"], "schedule.steps=x: need >= 1, a whole number"),
+        (["schedule.steps=1e12"], "need >= 1, a whole number of at most 10000"),
+        (["clamp=norm", "clamp.threshold=nan"], "clamp.threshold=nan: need >= 0"),
+        (["out=list.json/a.flac"], "list.json is a file, not a folder"),
     ],
 )
 def test_one_sentence_for_what_cannot_be(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
     (tmp_path / "list.json").write_text("[]")
     assert says in _refusal(run, *arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"song": None}, "has no settings.song"),
+        ({"song": {"caption": 5}}, "song.caption=5: need text"),
+        ({"song": {"adapters": [{"scale": 1.0}]}}, "song.adapters={'scale': 1.0}"),
+        ({"guidance": 5}, "guidance=5: need an option"),
+        ({"device": None}, "settings.device=null: need text"),
+        ({"weights": 5}, "settings.weights=5: need text"),
+        ({"weights_sha256": 5}, "settings.weights_sha256=5: need text"),
+        ({"colour": "red"}, "settings.colour is no setting of infer.py"),
+    ],
+)
+def test_a_broken_sidecar_is_one_sentence(
+    run: Run, tiny: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    settings = {"weights": str(tiny), "song": {"seconds": 1.16}, "device": "cpu", **change}
+    (tmp_path / "a.json").write_text(json.dumps({"settings": settings}))
+    assert says in _refusal(run, "from=a.json", "out=b.flac", weights=None)
 
 
 def test_the_script_in_a_process_of_its_own(tiny: Path, tmp_path: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from acestep.adapters.lora import ADAPTER
+from acestep.files import as_usual, read_json, replacing, write_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -33,8 +33,13 @@ def adapter_base(folder: Path) -> str:
             f"{folder}: has no {BASE_FILE}, so the adapter's base weights are unknown; write one: "
             '{"weights": "name or path"}'
         )
-    base: str = json.loads(path.read_text(encoding="utf-8"))["weights"]
-    return str((folder / base).resolve()) if (folder / base).is_dir() else base
+    base = read_json(path).get("weights")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f'{path}: need {{"weights": "name or path"}} of what the adapter was trained on; write it')
+    place = (folder / base).resolve()
+    if folder.resolve() in (place, place / "weights"):
+        raise ValueError(f"{path}: names the adapter itself; name the weights that it was trained on")
+    return str(place) if place.is_dir() else base
 
 
 def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
@@ -46,26 +51,27 @@ def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
         base: shipped name or path of the weights that ``module`` had before.
     """
     folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    aside.mkdir(parents=True)
-    module.peft_config[ADAPTER].save_pretrained(aside)
     tensors = get_peft_model_state_dict(module, adapter_name=ADAPTER)
-    save_file(
-        {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / TENSOR_FILE
-    )
     reference = os.path.relpath(base, folder) if Path(base).is_dir() else base
-    (aside / BASE_FILE).write_text(json.dumps({"weights": reference}, indent=2) + "\n", encoding="utf-8")
-    (aside / CARD_FILE).write_text(_card(module, reference), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    with replacing(folder) as aside:
+        module.peft_config[ADAPTER].save_pretrained(aside)
+        save_file(
+            {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / TENSOR_FILE
+        )
+        write_json(aside / BASE_FILE, {"weights": reference})
+        (aside / CARD_FILE).write_text(_card(module, reference), encoding="utf-8")
+        as_usual(aside)
     return folder
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:
     """Put the adapter in ``folder`` into ``module``. Every tensor must find its place, and every place its tensor."""
-    inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), module, ADAPTER)
-    tensors = {name.removeprefix(PREFIX): value for name, value in load_file(folder / TENSOR_FILE).items()}
+    config = read_config(folder)
+    try:
+        tensors = {name.removeprefix(PREFIX): value for name, value in load_file(folder / TENSOR_FILE).items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / TENSOR_FILE}: not a whole safetensors file ({error}); fetch it again") from error
+    inject_adapter_in_model(config, module, ADAPTER)
     wanted = get_peft_model_state_dict(module, adapter_name=ADAPTER)
     for name in wanted.keys() | tensors.keys():
         here, there = wanted.get(name), tensors.get(name)
@@ -76,6 +82,17 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
                 "the adapter belongs to weights of another size"
             )
     set_peft_model_state_dict(module, tensors, adapter_name=ADAPTER)
+
+
+def read_config(folder: Path) -> PeftConfig:
+    """The settings of the adapter in ``folder``."""
+    path = folder / CONFIG_FILE
+    if not read_json(path).get("target_modules"):
+        raise ValueError(f"{path}: has no target_modules, the layers that it changes; fetch or write it again")
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not as PEFT has it ({error}); fetch or write it again") from error
 
 
 def _card(module: nn.Module, base: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -94,6 +95,9 @@ class Ranked(Adapter):
         for rank in (self.rank, *self.rank_pattern.values()):
             if rank < 1:
                 raise ValueError(f"adapter.rank={rank}: need at least 1; adapter=none trains without an adapter")
+        for alpha in (self.alpha, *self.alpha_pattern.values()):
+            if not 0 < alpha < math.inf:
+                raise ValueError(f"adapter.alpha={alpha:g}: need > 0, a finite number")
 
     def _patterns(self) -> dict[str, dict[str, float]]:
         return {"rank_pattern": dict(self.rank_pattern), "alpha_pattern": dict(self.alpha_pattern)}

@@ -19,7 +19,9 @@ from peft.tuners.lokr.layer import factorization
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-CONFIG_FILE = "adapter_config.json"
+from acestep.adapters.io import CONFIG_FILE, read_config
+from acestep.files import read_json
+
 FILES = ("adapter_model.safetensors", "lokr_weights.safetensors", "pytorch_lora_weights.safetensors")
 FOLDERS = ("adapter", "weights")
 PICKLED = {".bin", ".ckpt", ".pt", ".pth"}
@@ -58,10 +60,10 @@ def read_adapter(path: Path, modules: Modules) -> Adapter:
     file = find_adapter(path)
     tensors, notes = _tensors(file)
     settings = file.with_name(CONFIG_FILE)
-    config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    config = read_json(settings) if settings.is_file() else {}
     if config.get("peft_type") not in (None, "LORA"):
         named = {_dotted(name): tensor for name, tensor in tensors.items()}
-        return Adapter(PeftConfig.from_pretrained(str(file.parent)), named)
+        return Adapter(read_config(file.parent), named)
     grouped = _grouped(tensors, modules, path)
     kinds = {"lokr" if "w1" in parts else "lora" for parts in grouped.values()}
     if len(kinds) > 1:

@@ -56,17 +56,35 @@ def sidecar_of(out: Path) -> Path:
     return out.with_suffix(".json")
 
 
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """What the sidecar at ``path`` says, its ``settings`` with a ``song`` among it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"from={path}: no such file; need the .json beside a song") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"from={path}: not the .json that infer.py writes beside a song") from error
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict) or not isinstance(settings.get("song"), dict):
+        raise ValueError(f"from={path}: not the .json that infer.py writes beside a song; it has no settings.song")
+    return record
+
+
 def read_record(out: Path) -> dict[str, Any]:
     """What the sidecar of ``out`` says; nothing where there is none, or another file has its name."""
     try:
-        record = json.loads(sidecar_of(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_sidecar(sidecar_of(out))
+    except ValueError:
         return {}
-    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else {}
 
 
 def song_of(values: dict[str, Any]) -> Request:
     """The request in a config or sidecar."""
     values = {key: value for key, value in values.items() if key != "_target_" and value is not None}
-    adapters = [{key: use[key] for key in ("path", "scale")} for use in values.pop("adapters", ())] or None
+    if isinstance(adapters := values.pop("adapters", None), list):
+        adapters = [_without_target(use) for use in adapters]
     return request_of(values | ({"adapters": adapters} if adapters else {}), Path())
+
+
+def _without_target(use: Any) -> Any:
+    return {key: value for key, value in use.items() if key != "_target_"} if isinstance(use, dict) else use

@@ -15,6 +15,7 @@ from torch import distributed
 
 from acestep.assembly import fingerprint
 from acestep.config.folder import write_record
+from acestep.config.keys import EVALUATION, check_keys
 from acestep.config.run import build
 from acestep.config.sampling import build_sampler
 from acestep.config.studio import machine
@@ -33,8 +34,9 @@ LONGEST_WAIT = timedelta(days=2)
 
 def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
     """Evaluate what ``cfg`` describes; returns the results and the report's path, or nothing on all ranks but one."""
-    out = Path(cfg.out)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
+    check_keys(settings, EVALUATION)
+    out = Path(cfg.out)
     evaluation = build(cfg.eval)
     others = named_results(settings["compare"])
     with ranks_of_environment() as ranks:

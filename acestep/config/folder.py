@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from acestep.assembly import fingerprint
 from acestep.config.mains import Resume
 from acestep.files import atomic
-from acestep.runs.record import DATA_FILES, RECORD, code, hash_files, here
+from acestep.runs.record import DATA_FILES, RECORD, code, hash_files, here, read_record
 from acestep.runs.status import STATUS
 
 MACHINE_KEYS = (
@@ -95,7 +95,7 @@ def start(cfg: DictConfig, facts: dict[str, Any] | None = None) -> RunFolder:
     if record.exists():
         _check_resume(folder, cfg.resume)
         if checkpoint:
-            _check_same(folder, json.loads(record.read_text(encoding="utf-8")), resolved)
+            _check_same(folder, read_record(folder), resolved)
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - {STATUS}:
         raise ValueError(f"run.dir={folder}: holds files but no run; name a new or empty folder")
     write_record(folder, cfg, {"weights_sha256": fingerprint(cfg.weights), **(facts or {})}, Path(cfg.data.path))
@@ -121,7 +121,7 @@ def write_record(folder: Path, cfg: DictConfig, facts: dict[str, Any], data: Pat
         **here(),
         **facts,
     }
-    before = json.loads((folder / RECORD).read_text(encoding="utf-8")) if newest_checkpoint(folder) else {}
+    before = read_record(folder) if newest_checkpoint(folder) else {}
     # A run that was interrupted is as clean as its worst part.
     record["git"]["dirty"] |= before.get("git", {}).get("dirty", False)
     # First what makes the folder a run's: whatever ends the program from here on, the same command goes on.

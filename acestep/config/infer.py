@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from acestep.config.entry import Entry, song_of
+from acestep.config.entry import Entry, read_sidecar, song_of
+from acestep.config.keys import CALL, NOTED, SETTINGS, check_keys
 from acestep.config.many import make_many
 from acestep.config.planning import Planning
 from acestep.config.progress import song_bar, stepping
@@ -22,9 +22,6 @@ from acestep.config.studio import Studio, file_name, free_path, machine, peak
 from acestep.song import Request
 from acestep.songs import read_lyrics, request_of
 
-CALL_KEYS = ("songs", "out", "from", "overwrite", "format", "keep_latents")
-"""What says where files come from and go, not what is in them."""
-
 
 def make(cfg: DictConfig, tell: Callable[[str], None]) -> int:
     """Make what ``cfg`` describes, telling of each result in a line; returns the exit status.
@@ -33,7 +30,8 @@ def make(cfg: DictConfig, tell: Callable[[str], None]) -> int:
         ValueError: before anything is made, if the request of a single song cannot be met or a file is in the way.
     """
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    call = {key: settings.pop(key) for key in CALL_KEYS}
+    check_keys(settings, CALL | SETTINGS)
+    call = {key: settings.pop(key) for key in CALL}
     planning = build(settings.pop("planner")) or None
     if call["from"] is not None and call["songs"] is None:
         settings |= _again(Path(call["from"]), settings, HydraConfig.get().overrides.task)
@@ -73,20 +71,29 @@ def _with_adapters(request: Request, settings: dict[str, Any]) -> Request:
     return replace(request, adapters=shared) if request.adapters is None else request
 
 
+def _read_settings(sidecar: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """The settings in ``sidecar``, which may have the keys of ``known``."""
+    settings: dict[str, Any] = read_sidecar(sidecar)["settings"]
+    if unknown := sorted(settings.keys() - known.keys() - NOTED.keys()):
+        raise ValueError(f"from={sidecar}: settings.{unknown[0]} is no setting of infer.py; remove it")
+    try:
+        check_keys(settings, SETTINGS | NOTED)
+    except ValueError as error:
+        raise ValueError(f"from={sidecar}: settings.{error}") from error
+    return settings
+
+
 def _again(sidecar: Path, settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The settings in ``sidecar``; keys that ``overrides`` name are taken from ``settings``, the composed ones."""
-    try:
-        again = json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
-    except FileNotFoundError as error:
-        raise ValueError(f"from={sidecar}: no such file; need the .json beside a song") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"from={sidecar}: not the .json that infer.py writes beside a song") from error
+    again = _read_settings(sidecar, settings)
     for override in overrides:
         *parents, last = override.partition("=")[0].lstrip("+~").split(".")
         if parents[:1] == ["planner"]:
             continue
         new, old = settings, again
         for parent in parents:
+            if not isinstance(old.get(parent), dict):  # a part that the song was made without
+                old[parent] = new[parent]
             new, old = new[parent], old[parent]
         if last in new:
             old[last] = new[last]

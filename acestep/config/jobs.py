@@ -11,6 +11,8 @@ from acestep.training.module import Optimization
 
 def build_job(cfg: DictConfig) -> Job:
     """The training that ``cfg`` describes."""
+    if cfg.seed < 0:
+        raise ValueError(f"seed={cfg.seed}: need >= 0")
     parts = Parts(
         weights=cfg.weights,
         start=cfg.network,

@@ -14,7 +14,7 @@ from acestep.audio import SUBTYPES
 from acestep.config.entry import Entry, read_record, sidecar_of
 from acestep.config.planning import Planning
 from acestep.config.progress import song_bar, stepping
-from acestep.config.studio import Studio, file_name, peak
+from acestep.config.studio import Studio, file_name, peak, writable
 from acestep.songs import Line, read_songs, request_of
 
 SOME_FAILED, NONE_MADE = 3, 1
@@ -31,6 +31,7 @@ def make_many(
     folder = Path(call["out"] or "out")
     if folder.suffix.lower() in SUBTYPES or folder.is_file():
         raise ValueError(f"out={folder}: songs={call['songs']} lists many songs, so this has to be a folder")
+    writable(folder, folder)
     if f".{call['format']}" not in SUBTYPES:
         raise ValueError(f"format={call['format']}: use one of {', '.join(name[1:] for name in SUBTYPES)}")
     shared = request_of({"adapters": settings.pop("adapters", None) or None}, Path()).adapters

@@ -30,10 +30,13 @@ FREE_TEXT = re.compile(
     r"(?!['\"]|null$)(.*)$",
     re.DOTALL,
 )
-
+PATHS = re.compile(r"^(weights|run\.dir|data\.path|language\.path|eval\.prompts\.path)=(?!null$)(.*)$", re.DOTALL)
+"""Keys of a path, which is quoted where Hydra would read it as something else; lists and interpolations stay."""
+PLAIN_PATH = re.compile(r"[A-Za-z./~_][\w./:@%+~-]*|['\"\[?].*|.*\$\{.*", re.DOTALL)
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a program that Ctrl-C stopped."""
+SWEEPS = ("-m", "--multirun")
 LEAVE_FOLDERS = ("train", "evaluate")
 """The mains whose runs are kept, swept and done again."""
 
@@ -50,7 +53,8 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             registry.register()
             warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-            sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+            several = any(word in SWEEPS or word.startswith("hydra.mode=") for word in sys.argv)
+            sys.argv[1:] = [quoted(argument, several) for argument in sys.argv[1:]]
             if HELP & set(sys.argv):
                 with one_sentence(name, wants_traceback):
                     sys.exit(_show_help(name))
@@ -124,9 +128,16 @@ def one_sentence(name: str, wants_traceback: bool = False) -> Iterator[None]:
         sys.exit(f"error: {message}")
 
 
-def quoted(argument: str) -> str:
-    """Free text as Hydra wants it, so that a shell's quotes are enough: ``song.caption="warm, slow"``."""
+def quoted(argument: str, several: bool = False) -> str:
+    """Free text as Hydra wants it, so that a shell's quotes are enough: ``song.caption="warm, slow"``.
+
+    Args:
+        argument: of the command line.
+        several: whether it may hold values of a sweep, so that a comma in a path is one between paths.
+    """
     found = FREE_TEXT.match(argument)
+    if not (found or several) and (path := PATHS.match(argument)) and not PLAIN_PATH.fullmatch(path[2]):
+        found = path
     if not found:
         return argument
     # Hydra reads backslashes as such, but before a quote, an interpolation and the end.

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from acestep.adapters.read import find_adapter
-from acestep.assembly import choice, fingerprint, named_dtype
+from acestep.assembly import check_device, choice, fingerprint, named_dtype
 from acestep.audio import SUBTYPES, Audio
 from acestep.config.entry import sidecar_of
 from acestep.config.sampling import PARTS, build_sampler, describe
@@ -58,7 +59,8 @@ class Studio:
             seconds = [request.seconds for request in requests if request.seconds]
             chosen = pick(weights, torch.device(device), dtype, max(seconds, default=None), settings["batch_size"])
             memory = chosen.mode
-            logger.info("memory=%s: %s", memory.value, chosen.reason)
+            if torch.device(device).type == "cuda":
+                logger.info("memory=%s: %s", memory.value, chosen.reason)
         if settings["merge"] and not shared:
             raise ValueError("merge=true: there are no adapters to merge; add adapters=[...], or leave it out")
         untrained, merged = settings["allow_untrained"], shared if settings["merge"] else ()
@@ -96,7 +98,11 @@ class Studio:
         record |= {"planned": planned} if planned else {}
         with atomic(sidecar_of(out)) as aside:
             aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        audio.save(out)
+        try:
+            audio.save(out)
+        except BaseException:
+            sidecar_of(out).unlink(missing_ok=True)
+            raise
 
 
 def peak(device: str) -> str:
@@ -106,14 +112,8 @@ def peak(device: str) -> str:
 
 def machine(device: str, dtype: str) -> dict[str, str]:
     """Device and dtype by name, ``auto`` decided."""
-    found = torch.cuda.is_available()
-    device = ("cuda" if found else "cpu") if device == "auto" else device
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"device={device}: not a device; use auto, cpu, cuda or cuda:1") from error
-    if kind == "cuda" and not found:
-        raise ValueError(f"device={device}: torch finds no GPU here; use device=cpu")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind = check_device(device).type
     return {"device": device, "dtype": ("bfloat16" if kind == "cuda" else "float32") if dtype == "auto" else dtype}
 
 
@@ -138,6 +138,18 @@ def free_path(out: Path, overwrite: bool) -> None:
     for path in (out, sidecar_of(out)):
         if path.exists() and not overwrite:
             raise ValueError(f"out={out}: {path} exists; name another, or add overwrite=true")
+        if path.is_dir():
+            raise ValueError(f"out={out}: {path} is a folder; name another file")
+    writable(out, out.parent)
+
+
+def writable(out: Path, folder: Path) -> None:
+    """Refuse ``out`` where nothing can be written to ``folder``, which is not made if it is not there."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"out={out}: {there} is a file, not a folder; name another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"out={out}: {there} may not be written to; name another folder")
 
 
 def hashes(song: Request) -> dict[str, str]:

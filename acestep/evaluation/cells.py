@@ -102,7 +102,11 @@ def _with(part: Any, path: str, keys: Sequence[str], value: Any) -> Any:
     key, *rest = keys
     if not is_dataclass(part) or not hasattr(part, key):
         raise ValueError(f"sweep.{path}: {type(part).__name__} has no field {key}; sweep a field of the chosen sampler")
-    return replace(part, **{key: _with(getattr(part, key), path, rest, value) if rest else value})
+    new = _with(getattr(part, key), path, rest, value) if rest else value
+    try:
+        return replace(part, **{key: new})
+    except TypeError as error:
+        raise ValueError(f"sweep.{path}={value}: not of the kind that {type(part).__name__}.{key} takes") from error
 
 
 def _plain(value: Any) -> str:

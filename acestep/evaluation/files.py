@@ -1,23 +1,12 @@
-"""Strict JSON, and hashes of what is in files and modules."""
+"""Numbers as JSON has them, and hashes of what is in files and modules."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from acestep.files import atomic
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Strict JSON: a NaN or an infinity is an error here, never a token that other readers reject."""
-    with atomic(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def finite_or_none(value: float) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from acestep.audio import read_audio
 from acestep.data.sources import describe, find_songs
 from acestep.evaluation.files import digest
+from acestep.songs import Line, read_songs
 from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 from acestep.synth.write import write_world
 from acestep.types import Song
@@ -58,6 +58,12 @@ class FolderPrompts:
     seed: int = 0
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_whole("limit", self.limit, 0)
+        _check_whole("seed", self.seed)
+        if not isinstance(self.seconds, int | float) or not self.seconds >= 0:
+            raise ValueError(f"eval.prompts.seconds={self.seconds}: need >= 0 (0: as long as the recording)")
+
     def load(self, lengths: Lengths) -> list[Prompt]:
         """One prompt for each recording."""
         root = Path(self.path)
@@ -92,6 +98,10 @@ class MicroPrompts:
     instruments: tuple[str, ...] = ()
     annotation: str = "curated"
 
+    def __post_init__(self) -> None:
+        _check_whole("songs", self.songs, 1)
+        _check_whole("seed", self.seed, 0)
+
     def load(self, lengths: Lengths) -> list[Prompt]:
         """One prompt for each song."""
         if self.annotation not in ANNOTATIONS:
@@ -103,7 +113,7 @@ class MicroPrompts:
 
 @dataclass(frozen=True, kw_only=True)
 class ListPrompts:
-    """A JSON Lines file: each line an object with the fields of a song, and optionally ``id`` and ``recording``.
+    """A list of songs as ``infer.py`` reads it, each with optionally an ``id`` and a ``recording``.
 
     Attributes:
         path: the file; recordings are relative to its folder.
@@ -117,28 +127,36 @@ class ListPrompts:
         """One prompt for each line."""
         if not Path(self.path).is_file():
             raise ValueError(f"eval.prompts.path={self.path}: no such file; name a .jsonl with one song on each line")
-        lines = Path(self.path).read_text(encoding="utf-8").splitlines()
-        prompts = [self._prompt(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        try:
+            lines = read_songs(self.path, more=("id", "recording"))
+        except ValueError as error:
+            raise ValueError(f"eval.prompts.path={str(error).removeprefix('songs=')}") from error
+        prompts = [self._prompt(line) for line in lines]
         if len({prompt.id for prompt in prompts}) < len(prompts):
             raise ValueError(f"eval.prompts.path={self.path}: two lines have the same id; ids must be unique")
         return prompts
 
-    def _prompt(self, number: int, text: str) -> Prompt:
-        try:
-            line: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"eval.prompts.path={self.path}: line {number} is not JSON ({error})") from error
+    def _prompt(self, line: Line) -> Prompt:
         known = {field.name for field in fields(Song)}
-        unknown = line.keys() - known - {"id", "recording"}
-        if unknown:
-            raise ValueError(
-                f"eval.prompts.path={self.path}: line {number} has {', '.join(sorted(unknown))}; "
-                f"a line may have id, recording, {', '.join(sorted(known))}"
-            )
-        name = str(line.get("id", f"{number:04d}"))
-        song = Song(**{"seed": seed_of(name, self.seed), **{key: line[key] for key in line.keys() & known}})
-        recording = Path(self.path).parent / line["recording"] if "recording" in line else None
+        error = line.error
+        if unknown := sorted(line.given - known):
+            error = f"has {', '.join(unknown)}; prompts may have id, recording, {', '.join(sorted(known))}"
+        if line.request is None or error:
+            raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {error}")
+        name = line.more.get("id", f"{line.number:04d}")
+        song = Song(**{key: getattr(line.request, key) for key in known})
+        if "seed" not in line.given:
+            song = replace(song, seed=seed_of(name, self.seed))
+        recording = Path(self.path).parent / line.more["recording"] if "recording" in line.more else None
+        if recording is not None and not recording.is_file():
+            raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {recording}: no such recording")
         return Prompt(id=name, song=song, recording=recording)
+
+
+def _check_whole(key: str, value: Any, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+        rule = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ValueError(f"eval.prompts.{key}={value}: need {rule}")
 
 
 def seed_of(name: str, seed: int, take: int = 0) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from acestep.evaluation.advice import advice
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.files import digest, finite_or_none, write_json
+from acestep.evaluation.files import digest, finite_or_none
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.statistics import (
     Z95,
@@ -29,7 +29,7 @@ from acestep.evaluation.statistics import (
     sign_flip_test,
     spread,
 )
-from acestep.files import atomic
+from acestep.files import atomic, write_json
 from acestep.types import Song
 
 SEED = 0

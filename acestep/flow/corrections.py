@@ -21,7 +21,7 @@ class NormClamp:
 
     def __post_init__(self) -> None:
         """Refuse a negative cap."""
-        if self.threshold < 0:
+        if not self.threshold >= 0:
             raise ValueError(f"clamp.threshold={self.threshold}: need >= 0 (0 switches the clamp off)")
 
     def __call__(

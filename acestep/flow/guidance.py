@@ -143,7 +143,7 @@ class APG(_Scaled):
         object.__setattr__(self, "axis", NormAxis(self.axis))
         if not -1 < self.momentum < 1:
             raise ValueError(f"guidance.momentum={self.momentum}: need between -1 and 1 (0 switches it off)")
-        if self.norm_threshold < 0:
+        if not self.norm_threshold >= 0:
             raise ValueError(f"guidance.norm_threshold={self.norm_threshold}: need >= 0 (0 switches the cap off)")
 
     @property

@@ -71,7 +71,7 @@ class MinSNR:
 
     def __post_init__(self) -> None:
         """Refuse a cap that removes everything."""
-        if self.gamma <= 0:
+        if not self.gamma > 0:
             raise ValueError(f"weighting.gamma={self.gamma}: need > 0")
 
     def __call__(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -17,6 +17,8 @@ from torch import Tensor
 TURBO_STEPS = 8
 TURBO_SHIFTS = (1.0, 2.0, 3.0)
 TURBO_MAX_STEPS = 20
+MOST_STEPS = 10_000
+"""Of any schedule; more is a slip of the keyboard."""
 
 
 Times = TypeVar("Times", float, Tensor)
@@ -133,8 +135,8 @@ class TurboCustom:
 
 
 def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"schedule.steps={steps}: need >= 1")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"schedule.steps={steps}: need >= 1, a whole number of at most {MOST_STEPS}")
 
 
 def _check_shift(shift: float) -> None:

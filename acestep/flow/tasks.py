@@ -79,7 +79,7 @@ class Repaint:
     def __post_init__(self) -> None:
         """Refuse ratios outside [0, 1] and negative lengths."""
         _check_share("repaint.injection_ratio", self.injection_ratio)
-        if self.crossfade_frames < 0:
+        if not self.crossfade_frames >= 0:
             raise ValueError(f"repaint.crossfade_frames={self.crossfade_frames}: need >= 0 (0 skips the blend)")
 
     def injects(self, index: int, count: int) -> bool:
@@ -96,7 +96,7 @@ class Repaint:
         return self.crossfade_frames > 0
 
     def blend(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
-        """``x`` and the clean latents, cross-faded outside the mask's borders (cut hard with 0 frames)."""
+        """``x`` and the clean latents, cross-faded outside the mask's borders; for where it ``blends``."""
         weight = torch.stack([_soft(row, self.crossfade_frames) for row in self.mask.cpu()]).to(x)[..., None]
         return weight * x + (1 - weight) * self.clean
 

@@ -58,7 +58,7 @@ class LogitNormal(_Quantile):
 
     def __post_init__(self) -> None:
         """Refuse a width that is no width."""
-        if self.sigma <= 0:
+        if not self.sigma > 0:
             raise ValueError(f"timesteps.sigma={self.sigma}: need > 0")
 
     def quantile(self, u: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -128,7 +128,7 @@ class Warped(_Quantile):
 
     def __post_init__(self) -> None:
         """Refuse a shift that turns time around."""
-        if self.shift <= 0:
+        if not self.shift > 0:
             raise ValueError(f"timesteps.shift={self.shift}: need > 0 (1 changes nothing)")
 
     def quantile(self, u: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -155,7 +155,7 @@ class DiT(nn.Module):
 
         Args:
             x_t: noisy latents.
-            t: time of each song, 1 = noise; the sinusoid is computed in its dtype.
+            t: time of each song, 1 = noise.
             conditions: what the song is to be.
             r: the end of a mean-flow step; ``None`` is ``t``, the only value the published models are used with.
         """

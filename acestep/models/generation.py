@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ class Generation:
             x = x.repeat(len(branches), 1, 1)
         rotary, masks = first.layout(decoder, x)
         embedding, modulation = decoder.times(t[:1], torch.zeros_like(t[:1]), dtype)
-        for index, (layer, kind) in enumerate(zip(decoder.layers, decoder.config.stack.layer_types, strict=True)):
+        for index, (layer, kind) in enumerate(zip(_layers(decoder), decoder.config.stack.layer_types, strict=True)):
             x = _evaluated(layer, x, modulation, rotary, masks[kind], [branch.answers[index] for branch in branches])
         return decoder.leave(x, embedding)[:, : x_t.shape[1]]
 
@@ -79,7 +80,7 @@ class Heard:
         mask = None if tokens is None else hide(tokens[:, None, None, :], states)
         is_one = bool((given == given[:, :1]).all())
         heard = Constant.of if is_one else Memory.of
-        self.answers: list[Answer] = [heard(layer, states, mask) for layer in decoder.layers]
+        self.answers: list[Answer] = [heard(layer, states, mask) for layer in _layers(decoder)]
         self._layouts: dict[tuple[int, ...], tuple[Rotary, dict[str, Mask]]] = {}
 
     def layout(self, decoder: DiT, x: Float[Tensor, "g s h"]) -> tuple[Rotary, dict[str, Mask]]:
@@ -141,6 +142,11 @@ class Constant:
 Answer = Memory | Constant
 
 
+def _layers(decoder: DiT) -> list[DiTLayer]:
+    """The layers by their type, which torch forgets."""
+    return cast(list[DiTLayer], list(decoder.layers))
+
+
 def _evaluated(
     layer: DiTLayer,
     x: Float[Tensor, "n s h"],
@@ -159,7 +165,8 @@ def _evaluated(
         turn = cos[block[1]], sin[block[1]]
         return attention.queries(y, turn), *attention.keys_values(y, turn)
 
-    heard = attend(*_by_blocks(project, x), mask)
+    q, k, v = _by_blocks(project, x)
+    heard = attend(q, k, v, mask)
     if len(x) < songs * len(branches):
         x, heard = (part.repeat(len(branches), 1, 1) for part in (x, heard))
 

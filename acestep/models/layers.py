@@ -243,9 +243,9 @@ class Band:
         songs, length = q.shape[:2]
         blocks, block = self.bias.shape[1], self.bias.shape[3]
         short = blocks * block - length
-        near = [self._near(F.pad(x, (0, 0, 0, 0, self.window, short + self.window)), block) for x in (k, v)]
+        k, near = (self._near(F.pad(x, (0, 0, 0, 0, self.window, short + self.window)), block) for x in (k, v))
         q = F.pad(q, (0, 0, 0, 0, 0, short)).unflatten(1, (blocks, block)).flatten(0, 1)
-        out = attend(q, *near, self.bias.expand(songs, -1, -1, -1, -1).flatten(0, 1))  # (B*M, Q, N*D)
+        out = attend(q, k, near, self.bias.expand(songs, -1, -1, -1, -1).flatten(0, 1))  # (B*M, Q, N*D)
         out = out.unflatten(0, (songs, blocks)).flatten(1, 2)[:, :length]
         if self.lost is None:
             return out

@@ -35,7 +35,7 @@ class Decoding:
     guidance: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f"planner.decoding.temperature={self.temperature:g}: need >= 0 (0 draws nothing)")
         if self.top_k < 0:
             raise ValueError(f"planner.decoding.top_k={self.top_k}: need >= 0 (0 keeps all tokens)")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from transformers import (
 )
 
 from acestep.adapters import adapter_base, is_adapter, load_adapter
+from acestep.files import as_usual, replacing
 from acestep.planner.decoding import Decoding, Draws, Finished
 from acestep.planner.grammar import Machine
 from acestep.planner.vocabulary import Vocabulary
@@ -63,17 +62,15 @@ class LanguageModel:
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write network and tokenizer to ``folder``, aside and then renamed, replacing what is there."""
         folder = Path(folder)
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
         moved: dict[int, torch.Tensor] = {}  # what is shared stays shared, and is written once
         weights = {
             name: moved.setdefault(value.data_ptr(), value.to(dtype))
             for name, value in self.network.state_dict().items()
         }
-        self.network.save_pretrained(aside, state_dict=weights)
-        self.vocabulary.tokenizer.save(str(aside / "tokenizer.json"), pretty=False)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        with replacing(folder) as aside:
+            self.network.save_pretrained(aside, state_dict=weights)
+            self.vocabulary.tokenizer.save(str(aside / "tokenizer.json"), pretty=False)
+            as_usual(aside)
         return folder
 
     @torch.no_grad()

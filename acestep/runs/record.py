@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from acestep.data.files import file_hash, file_state
-from acestep.files import atomic
+from acestep.files import atomic, read_json
 
 ROOT = Path(__file__).parents[2]
 RECORD = "run.json"
@@ -90,10 +90,11 @@ def hash_files(folder: Path, keep: bool = False) -> dict[str, str]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The ``run.json`` of the run in ``folder``. Raises ``ValueError`` where there is none."""
-    try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder}: holds no run ({RECORD} is missing); name a folder that a run wrote") from error
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"{folder}: holds no run ({RECORD} is missing); name a folder that a run wrote")
+    record = read_json(folder / RECORD)
+    if not isinstance(record.get("config"), dict) or not isinstance(record.get("git", {}), dict):
+        raise ValueError(f"{folder / RECORD}: not as a run wrote it; take it from a copy, or name another folder")
     return record
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.data import LatentBatch
-from acestep.evaluation.files import write_json
+from acestep.files import write_json
 from acestep.flow.sampler import Sampler
 from acestep.training.flops import utilisation
 from acestep.training.sharding import is_sharded

@@ -84,6 +84,10 @@ class DataConfig:
             )
         if self.batch_size < 1:
             raise ValueError(f"data.batch_size={self.batch_size}: need at least 1")
+        if self.held_out < 0:
+            raise ValueError(f"data.held_out={self.held_out}: need >= 0 (0 keeps none for validation)")
+        if self.songs is not None and self.songs < 1:
+            raise ValueError(f"data.songs={self.songs}: need at least 1, or null for all")
         if self.workers < 0:
             raise ValueError(f"data.workers={self.workers}: need >= 0 (0 reads in the training process)")
 

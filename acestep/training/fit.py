@@ -15,9 +15,8 @@ from acestep.adapters import Adapter, hold, save_adapter
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.passthrough import init_passthrough
 from acestep.pipeline import Pipeline
-from acestep.training.data import LatentData
-from acestep.training.dit import DiTModule
-from acestep.training.module import freeze
+from acestep.training.data import SongStream
+from acestep.training.module import Trained, freeze
 from acestep.training.preemption import STOPPED, StopOnSignal, StoppedError
 from acestep.training.randomness import derived_generator
 from acestep.training.sharding import META, gather
@@ -64,7 +63,7 @@ def select_trained(network: AceStep, trainable: str, adapter: Adapter | None, se
         adapter(network.decoder, derived_generator(seed, "adapter"))
 
 
-def fit(trainer: Trainer, module: DiTModule, data: LatentData, checkpoint: Path | None, last: Path) -> bool:
+def fit(trainer: Trainer, module: Trained, data: SongStream, checkpoint: Path | None, last: Path) -> bool:
     """Train to the end, from the start or from ``checkpoint``; a validation before, the checkpoint ``last`` after.
 
     Returns:
@@ -121,7 +120,7 @@ def _step_of(checkpoint: Path) -> int:
     return step
 
 
-def _check_precision(trainer: Trainer, module: DiTModule) -> None:
+def _check_precision(trainer: Trainer, module: Trained) -> None:
     held = {parameter.dtype for parameter in module.network.parameters() if not parameter.requires_grad}
     if torch.bfloat16 in held and trainer.precision == "32-true":
         raise ValueError("adapter.base=bfloat16: needs trainer.precision=bf16-mixed, so that both types meet")

@@ -36,12 +36,12 @@ class _Optimizer:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"optimizer.lr={self.lr:g}: need > 0")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise ValueError(f"optimizer.weight_decay={self.weight_decay:g}: need >= 0 (0 switches it off)")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay={self.layer_decay:g}: need above 0 to 1 (1: all layers alike)")
         for pattern, rate in self.rates.items():
-            if rate < 0:
+            if not rate >= 0:
                 raise ValueError(f"optimizer.rates.{pattern}={rate:g}: need >= 0, a factor on optimizer.lr")
 
     def groups(self, named: Named) -> list[dict[str, Any]]:

@@ -59,6 +59,8 @@ class TrainerConfig:
         for name in ("nodes", "max_steps", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: need at least 1")
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) >= 1):
+            raise ValueError(f"trainer.devices={self.devices}: need how many, at least 1, or auto for all")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"trainer.gradient_clip={self.gradient_clip:g}: need > 0, or null to clip nothing")
 

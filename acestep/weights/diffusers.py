@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from acestep.files import read_json, write_json
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.keys import COMPONENTS, SILENCE, from_diffusers, to_diffusers
-from acestep.weights.tensors import Renamed, TensorFiles, open_tensors, read_json, save_tensors, write_json
+from acestep.weights.tensors import Renamed, TensorFiles, open_tensors, save_tensors
 from acestep.weights.text_encoder import split_text_encoder
 from acestep.weights.upstream import VAE, VAE_STEM, read_vae, read_vae_config, write_vae
 
@@ -102,18 +103,18 @@ def write_diffusers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | N
     for component, names in _names_by_component(checkpoint.network).items():
         more = {SILENCE: _repeated(checkpoint.silence)} if component == "condition_encoder" else {}
         save_tensors(Renamed(checkpoint.network, names, more), folder / component / f"{VAE_STEM}.safetensors", dtype)
-        write_json({"_class_name": _CLASSES[component][1]} | configs[component], folder / component / "config.json")
+        write_json(folder / component / "config.json", {"_class_name": _CLASSES[component][1]} | configs[component])
     write_vae(checkpoint, folder / VAE, dtype)
     split_text_encoder(checkpoint.text_encoder, folder / "text_encoder", folder / "tokenizer")
-    write_json(SCHEDULER, folder / "scheduler" / "scheduler_config.json")
-    write_json({"_class_name": PIPELINE} | {name: list(home) for name, home in _CLASSES.items()}, folder / INDEX)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / INDEX, {"_class_name": PIPELINE} | {name: list(home) for name, home in _CLASSES.items()})
     extra = {
         "network": dict(checkpoint.network_config),
         "lengths": asdict(checkpoint.lengths),
         "sampler": dict(checkpoint.sampler),
         "silence_frames": checkpoint.silence.shape[1],
     }
-    write_json(extra, folder / EXTRA)
+    write_json(folder / EXTRA, extra)
 
 
 def _component_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from acestep.files import read_json, write_json
 from acestep.weights.checkpoint import Checkpoint, Lengths
-from acestep.weights.tensors import open_tensors, read_json, save_tensors, write_json
+from acestep.weights.tensors import open_tensors, save_tensors
 from acestep.weights.text_encoder import copy_text_encoder
 
 FORMAT = "acestep-native"
@@ -51,6 +52,11 @@ def read_native(folder: Path) -> Checkpoint:
         )
     except KeyError as error:
         raise ValueError(f"{folder}: its config.json or silence_latent.safetensors has no {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{folder}/config.json: not as a checkpoint has it: {error}") from error
+    for key in ("network_config", "autoencoder_config", "sampler"):
+        if not isinstance(getattr(checkpoint, key), dict):
+            raise ValueError(f"{folder}/config.json: its {key.replace('_', ' ')} is no object; fetch or write it again")
     if base is None:
         return checkpoint
     return replace(checkpoint, autoencoder=base.autoencoder, text_encoder=base.text_encoder)
@@ -89,13 +95,15 @@ def write_native(
         "sampler": dict(checkpoint.sampler),
     }
     if base is not None:
-        kept = read_native(base_folder(folder, base.name))
         if base.resolve().parent != folder.resolve().parent:
-            raise ValueError(f"base={base}: need a folder beside the one that is written, {folder.parent}")
+            raise ValueError(
+                f"base={base}: need a folder beside the one that is written: put that native checkpoint there"
+            )
+        kept = read_native(base_folder(folder, base.name))
         _check_same_parts(checkpoint, kept, dtype)
         differ = _differing(checkpoint.network, kept.network, dtype)
         save_tensors({name: checkpoint.network[name] for name in differ}, folder / "model.safetensors", dtype)
-        write_json({**config, "base": base.name}, folder / "config.json")
+        write_json(folder / "config.json", {**config, "base": base.name})
         return
     save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
     save_tensors({SILENCE: checkpoint.silence}, folder / f"{SILENCE}.safetensors", dtype)
@@ -103,7 +111,7 @@ def write_native(
         save_tensors(checkpoint.autoencoder, folder / "autoencoder" / "model.safetensors", dtype)
     if checkpoint.text_encoder is not None:
         copy_text_encoder(checkpoint.text_encoder, folder / "text_encoder")
-    write_json(config, folder / "config.json")
+    write_json(folder / "config.json", config)
 
 
 def _differing(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype | None) -> list[str]:

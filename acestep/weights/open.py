@@ -13,6 +13,8 @@ from acestep.weights.training import is_training_state, read_training_state
 from acestep.weights.upstream import is_language_model, is_upstream, read_upstream
 
 SHIPPED = Path(__file__).parent.parent / "assets"
+ADAPTER_CONFIG = "adapter_config.json"
+"""As PEFT calls it."""
 READERS = ((is_native, read_native), (is_upstream, read_upstream), (is_diffusers, read_diffusers))
 
 
@@ -26,6 +28,11 @@ def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
             return read(folder)
     if is_language_model(folder):
         raise ValueError(f"weights={path_or_name}: a 5 Hz language model, which plans songs; name the folder of a DiT")
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"weights={path_or_name}: an adapter, not a checkpoint; merge it first: "
+            f"python -m acestep merge {path_or_name} TARGET"
+        )
     raise ValueError(
         f"weights={path_or_name}: no checkpoint of a known layout there; need a folder with the config.json or "
         "model_index.json of an ACE-Step v1.5 model"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
+from acestep.files import replacing
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.diffusers import write_diffusers
 from acestep.weights.native import write_native
@@ -42,18 +41,9 @@ def save_checkpoint(
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise ValueError(f"{folder}: holds files but no checkpoint; name a new or empty folder")
-    aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    aside.mkdir(parents=True)
-    try:
+    with replacing(folder) as aside:
         if base is None:
             WRITERS[layout](checkpoint, aside, dtype)
         else:
             write_native(checkpoint, aside, dtype, base)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
     return folder

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from acestep.files import atomic
+from acestep.files import atomic, read_json
 
 NAMED = 5
 """How many offending tensors an error message lists."""
@@ -175,27 +175,8 @@ def load_plain(file: Any, path: Path, mmap: bool = False) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; fetch it from the checkpoint's repository") from error
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a plain tensor file, so it was not opened; fetch it again") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; is this the checkpoint's folder?") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); fetch or write it again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: need a JSON object, not {type(value).__name__}; fetch or write it again")
-    return value
-
-
-def write_json(value: Mapping[str, Any], path: Path) -> None:
-    """Write a JSON object to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def all_finite(tensor: Tensor) -> bool:

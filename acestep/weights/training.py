@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from acestep.files import read_json
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.distributed import METADATA, DistributedFiles
-from acestep.weights.tensors import Renamed, load_plain, read_json
+from acestep.weights.tensors import Renamed, load_plain
 
 SUFFIX = ".ckpt"
 RECORD = "run.json"
@@ -60,7 +61,9 @@ def _config(path: Path) -> dict[str, Any]:
             f"weights={path}: holds only what trains, and {record} is missing, which says what was trained; leave "
             "checkpoints in their run's folder"
         )
-    config: dict[str, Any] = read_json(record)["config"]
+    config = read_json(record).get("config")
+    if not isinstance(config, dict) or "weights" not in config or not isinstance(config.get("model"), dict):
+        raise ValueError(f"{record}: says neither config.weights nor config.model; leave it as train.py wrote it")
     return config
 
 

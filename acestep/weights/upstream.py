@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acestep.files import atomic
+from acestep.files import atomic, read_json, write_json
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.hub import BUNDLE, fetch, is_fetched
 from acestep.weights.keys import autoencoder_name
-from acestep.weights.tensors import TensorFiles, load_plain, open_tensors, read_json, save_tensors, write_json
+from acestep.weights.tensors import TensorFiles, load_plain, open_tensors, save_tensors
 from acestep.weights.text_encoder import copy_text_encoder
 
 MODEL_TYPE = "acestep"
@@ -50,7 +50,7 @@ def read_upstream(folder: Path) -> Checkpoint:
 def write_upstream(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write ``checkpoint`` into the empty ``folder``."""
     config = {key: value for key, value in checkpoint.network_config.items() if key not in OURS}
-    write_json({"model_type": MODEL_TYPE} | config, folder / "config.json")
+    write_json(folder / "config.json", {"model_type": MODEL_TYPE} | config)
     save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
     write_silence(checkpoint.silence, folder / "silence_latent.pt")
     if checkpoint.autoencoder is not None:
@@ -91,7 +91,7 @@ def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = 
             f"weights={checkpoint.name}: its autoencoder is of class {checkpoint.autoencoder_class}, which only the "
             "native layout can hold; use --to native"
         )
-    write_json({"_class_name": "AutoencoderOobleck"} | dict(checkpoint.autoencoder_config), folder / "config.json")
+    write_json(folder / "config.json", {"_class_name": "AutoencoderOobleck"} | dict(checkpoint.autoencoder_config))
     save_tensors(checkpoint.autoencoder, folder / f"{VAE_STEM}.safetensors", dtype)
 
 

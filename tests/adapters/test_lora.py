@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,29 @@ def test_an_adapter_for_another_size_is_refused(block: Block, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("rank", 0), ("dropout", 1.0), ("targets", ()), ("targets", ("nothing",))]
+    ("name", "text", "says"),
+    [
+        ("base.json", "{}", "base.json: need"),
+        ("base.json", "{", "base.json: not JSON"),
+        ("base.json", '{"weights": "."}', "base.json: names the adapter itself"),
+        ("adapter_config.json", '{"peft_type": "LORA"}', "adapter_config.json: has no target_modules"),
+        ("adapter_model.safetensors", "cut", "adapter_model.safetensors: not a whole safetensors file"),
+    ],
+)
+def test_a_broken_file_is_named(block: Block, tmp_path: Path, name: str, text: str, says: str) -> None:
+    LoRA(rank=2, targets=("q_proj",))(block, generator())
+    folder = save_adapter(block, tmp_path / "adapter", "micro")
+    usual = (folder / "README.md").stat().st_mode
+    assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
+    (folder / name).write_text(text)
+    read = adapter_base if name == "base.json" else partial(load_adapter, Block())
+    with pytest.raises(ValueError, match=says):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rank", 0), ("alpha", float("nan")), ("dropout", 1.0), ("targets", ()), ("targets", ("nothing",))],
 )
 def test_impossible_settings_are_refused(block: Block, field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"adapter.{field}"):

@@ -42,6 +42,12 @@ def test_fields_that_are_not_there_and_values_that_are_not_allowed():
         cells_of(BASE, {"guidance": {"scale": [0.5]}})
 
 
+@pytest.mark.parametrize("value", ["x", ["a"]])
+def test_values_of_another_kind_are_refused(value: object):
+    with pytest.raises(ValueError, match=r"sweep.guidance.scale=.*: not of the kind that CFG.scale takes"):
+        cells_of(Sampler(guidance=CFG()), {"guidance": {"scale": [value]}})
+
+
 def test_adapters_are_swept_as_part_of_what_is_asked_for():
     none, half = cells_of(BASE, {"adapters": [[], [{"path": "style", "scale": 0.5}]]})
     assert (none.label, half.label) == ("adapters=none", "adapters=style x 0.5")

@@ -46,6 +46,14 @@ def test_lists(tmp_path: Path):
     assert (two.id, two.recording) == ("two", tmp_path / "x.flac")
 
 
+@pytest.mark.parametrize("songs", [0, -1, "x"])
+def test_numbers_of_prompts_are_checked(songs: object):
+    with pytest.raises(ValueError, match=f"eval.prompts.songs={songs}: need a whole number of at least 1"):
+        MicroPrompts(path="", songs=songs)
+    with pytest.raises(ValueError, match=r"eval.prompts.limit=-1"):
+        FolderPrompts(path="", limit=-1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

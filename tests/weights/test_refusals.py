@@ -114,6 +114,35 @@ def test_a_config_that_no_network_has(folder: Path) -> None:
         Pipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"autoencoder": "oobleck"},
+        {"autoencoder": {"class": "spectral", "config": {"colour": 1}}},
+        {"lengths": {"most": 3}},
+        {"lengths": {"min_seconds": "short"}},
+        {"network": None},
+        {"sampler": []},
+        {"sampler": {"schedule": {"class": "Shifted", "stesp": 3}}},
+        {"sampler": {"schedule": {"class": "Shifted", "steps": "three"}}},
+        {"sampler": {"colour": {"class": "Shifted"}}},
+        {"sampler": {"schedule": "Shifted"}},
+    ],
+    ids=str,
+)
+def test_a_config_with_a_wrong_part_is_named(folder: Path, change: dict[str, Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=r"copy.*config\.json"):
+        Pipeline.from_pretrained(folder)
+
+
+def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="an adapter, not a checkpoint; merge it first"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_name_that_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights=.*nothing: no such folder"):
         find_folder(tmp_path / "nothing")
