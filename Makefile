@@ -5,6 +5,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COVERED := tests/models tests/flow tests/parity
 PACKAGES := acestep tests benchmarks docs/hooks train.py evaluate.py infer.py
 
 .PHONY: help
@@ -42,8 +43,13 @@ lint: $(STAMP) ## Style, format, types and import rules
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
 .PHONY: test
-test: lint ## Lint, then all tests with the coverage gate
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 --cov --cov-report term
+test: lint ## Lint, then the tests: those of networks and flow under the coverage gate, then the others
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 $(COVERED) --cov --cov-report term
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 4 $(addprefix --ignore=,$(COVERED))
+
+.PHONY: test-all
+test-all: ## The same with the long tests: kills, sweeps, reproductions, documentation
+	@ACESTEP_LONG=1 $(MAKE) test
 
 .PHONY: docs
 docs: $(STAMP) ## Build the documentation in build/site; a broken link is an error

@@ -95,6 +95,28 @@ def build_autoencoder(checkpoint: Checkpoint, device: torch.device | str, dtype:
     return autoencoder.to(device).eval().requires_grad_(False)
 
 
+def swap_autoencoder(
+    own: Autoencoder, checkpoint: Checkpoint, path_or_name: str | Path
+) -> tuple[Autoencoder, Checkpoint]:
+    """The autoencoder of the checkpoint ``path_or_name``, as ``own`` is placed, and ``checkpoint`` with it for its own.
+
+    Raises:
+        ValueError: it has other latents than ``own``, by their number, rate or the waveforms they stand for.
+    """
+    other = open_checkpoint(path_or_name)
+    like = next(iter(own.state_dict().values()))
+    autoencoder = build_autoencoder(other, like.device, like.dtype)
+    for name in ("latent_channels", "hop", "sample_rate"):
+        here, there = getattr(own, name), getattr(autoencoder, name)
+        if here != there:
+            raise ValueError(
+                f"autoencoder={path_or_name}: its {name} is {there}, and that of these weights {here}; name one that "
+                "was trained on the same latents"
+            )
+    parts = {name: getattr(other, name) for name in ("autoencoder_class", "autoencoder_config", "autoencoder")}
+    return autoencoder, replace(checkpoint, **parts)
+
+
 def load_autoencoder(weights: str | Path, device: str = "cpu") -> Autoencoder:
     """The autoencoder of the checkpoint that ``weights`` names, in the float32 that stored latents are made in."""
     check_device(device)

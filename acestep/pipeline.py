@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep import assembly
 from acestep.adapters import adapter_base, is_adapter, load_adapter
 from acestep.adapters.bank import Bank
 from acestep.assembly import build_autoencoder, build_conditioner, build_network, build_sampler, choice, named_dtype
@@ -142,6 +143,11 @@ class Pipeline:
             allow_untrained=allow_untrained,
             merged=tuple(merged),
         )
+
+    def with_autoencoder(self, path_or_name: str | Path) -> Pipeline:
+        """The same with the autoencoder of another checkpoint, for instance one with a fine-tuned decoder."""
+        autoencoder, checkpoint = assembly.swap_autoencoder(self.autoencoder, self.checkpoint, path_or_name)
+        return replace(self, autoencoder=autoencoder, checkpoint=checkpoint)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write all parts, with the network's present weights, to ``folder`` in the native layout."""

@@ -65,6 +65,7 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "loading.json"
     loading.main([str(tmp_path / "weights"), "--model", "tiny", "--rounds", "1", "--json", str(file)])

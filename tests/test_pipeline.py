@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_tiny
 
 import acestep
 import acestep.pipeline as pipeline_module
@@ -162,3 +163,14 @@ def test_an_adapter_is_loaded_on_its_base(pipeline: Pipeline, tiny: Path, tmp_pa
     assert torch.equal(here, there)
     assert not torch.allclose(here, base, atol=1e-3)
     assert fingerprint(run) not in (fingerprint(tiny), folder_hash(run / "weights"))
+
+
+def test_another_checkpoints_autoencoder_decodes_the_same_latents(pipeline: Pipeline, tmp_path: Path) -> None:
+    other = Pipeline.from_pretrained(write_tiny(tmp_path / "other", seed=1))
+    swapped = pipeline.with_autoencoder(other.save(tmp_path / "saved"))
+    assert torch.equal(swapped.latents(SONGS[:1], SAMPLER)[0], pipeline.latents(SONGS[:1], SAMPLER)[0])
+    latents = torch.randn(1, 20, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(swapped.decode(latents), other.decode(latents))
+    assert not torch.equal(swapped.decode(latents), pipeline.decode(latents))
+    again = Pipeline.from_pretrained(swapped.save(tmp_path / "swapped"))
+    assert torch.equal(again.decode(latents), other.decode(latents))

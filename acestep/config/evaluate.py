@@ -53,14 +53,20 @@ def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
 
 
 def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: Ranks) -> Results:
-    """Every checkpoint on the same prompts and noise; one is loaded at a time."""
-    names = _names(settings)
+    """Every checkpoint with every autoencoder on the same prompts and noise; one is loaded at a time."""
     where = machine(_own_device(settings["device"]), settings["dtype"])
     found = {}
-    for name in names:
+    for name in _names(settings):
         pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
-        found[name] = evaluation(pipeline, build_sampler(settings, pipeline.sampler), out, ranks)
-    return joined(found) if len(names) > 1 else found[names[0]]
+        sampler = build_sampler(settings, pipeline.sampler)
+        decoders = _names(settings, "autoencoder") if settings["autoencoder"] else []
+        heard = {one: evaluation(pipeline.with_autoencoder(one), sampler, out, ranks) for one in decoders}
+        found[name] = _side_by_side(heard, "autoencoder") if heard else evaluation(pipeline, sampler, out, ranks)
+    return _side_by_side(found, "weights")
+
+
+def _side_by_side(found: Mapping[str, Results], axis: str) -> Results:
+    return joined(found, axis) if len(found) > 1 else next(iter(found.values()))
 
 
 def prompts_hash(results: Results) -> str:
@@ -75,12 +81,13 @@ def _bytes_of(recording: Path | None) -> str:
 
 
 def _hashed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(fingerprint(name) for name in _names(settings))
+    names = _names(settings) + (_names(settings, "autoencoder") if settings["autoencoder"] else [])
+    return ", ".join(fingerprint(name) for name in names)
 
 
-def _names(settings: Mapping[str, Any]) -> list[str]:
+def _names(settings: Mapping[str, Any], key: str = "weights") -> list[str]:
     """The checkpoints, in their order."""
-    return settings["weights"] if isinstance(settings["weights"], list) else [settings["weights"]]
+    return settings[key] if isinstance(settings[key], list) else [settings[key]]
 
 
 def _own_device(device: str) -> str:

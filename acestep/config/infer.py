@@ -18,7 +18,7 @@ from acestep.config.planning import Planning
 from acestep.config.progress import song_bar, stepping
 from acestep.config.run import build
 from acestep.config.sampling import PARTS, PRESETS
-from acestep.config.studio import Studio, file_name, free_path, machine, peak
+from acestep.config.studio import CHECKPOINTS, Studio, file_name, free_path, machine, peak
 from acestep.song import Request
 from acestep.songs import read_lyrics, request_of
 
@@ -97,8 +97,8 @@ def _again(sidecar: Path, settings: dict[str, Any], overrides: Sequence[str]) ->
             new, old = new[parent], old[parent]
         if last in new:
             old[last] = new[last]
-        if last == "weights":
-            again["weights_sha256"] = None
+        if last in CHECKPOINTS:
+            again[f"{last}_sha256"] = None
         if [*parents, last] == ["adapters"]:
             again["song"]["adapters"] = None
         if last == PRESETS:

@@ -59,6 +59,7 @@ CALL = {
 """What ``infer.py`` is told of where files come from and go, not of what is in them."""
 SETTINGS = {
     "weights": TEXT,
+    "autoencoder": TEXT.optional(),
     "normalize": TEXT,
     "adapters": LIST.optional(),
     "merge": FLAG,
@@ -70,10 +71,11 @@ SETTINGS = {
     "dtype": TEXT,
 }
 """What decides a song beside its request and its sampler."""
-NOTED = {"weights_sha256": TEXT.optional(), "files": HASHES}
+NOTED = {"weights_sha256": TEXT.optional(), "autoencoder_sha256": TEXT.optional(), "files": HASHES}
 """What a sidecar says beyond the settings that a song was made under."""
 EVALUATION = {
     "weights": CHECKPOINTS,
+    "autoencoder": CHECKPOINTS.optional(),
     "out": TEXT,
     "compare": NAMES,
     "available_only": FLAG,

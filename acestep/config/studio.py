@@ -28,6 +28,8 @@ from acestep.types import AdapterUse, Request
 from acestep.weights.tensors import save_tensors
 
 PACKAGES = ("torch", "torchaudio", "transformers", "soundfile", "peft")
+CHECKPOINTS = ("weights", "autoencoder")
+"""Keys that name one."""
 NAMED_LETTERS = 48
 """Of the caption in a file's name."""
 
@@ -51,7 +53,7 @@ class Studio:
         ``requests`` are what it must have the memory for; ``shared`` adapters are those that ``merge`` adds to the
         weights.
         """
-        settings = settings | {"weights_sha256": _unchanged(settings)}
+        settings = settings | {f"{key}_sha256": _unchanged(settings, key) for key in CHECKPOINTS}
         check_files(settings.get("files", {}), requests)
         memory = choice("memory", Memory, settings["memory"])
         weights, device, dtype = settings["weights"], settings["device"], named_dtype(settings["dtype"])
@@ -65,6 +67,8 @@ class Studio:
             raise ValueError("merge=true: there are no adapters to merge; add adapters=[...], or leave it out")
         untrained, merged = settings["allow_untrained"], shared if settings["merge"] else ()
         pipeline = Pipeline.from_pretrained(weights, device, dtype, settings["padding"], memory, untrained, merged)
+        if settings.get("autoencoder"):
+            pipeline = pipeline.with_autoencoder(settings["autoencoder"])
         sampler = build_sampler(settings, pipeline.sampler)
         settings |= {part: describe(getattr(sampler, part)) for part in PARTS}
         settings |= {"memory": memory.value, "padding": pipeline.network.config.padding.value}
@@ -181,12 +185,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unchanged(settings: dict[str, Any]) -> str:
-    """Hash of the weights; refused if the settings come from a song that other weights made under that name."""
-    weights, now, then = settings["weights"], fingerprint(settings["weights"]), settings.get("weights_sha256")
+def _unchanged(settings: dict[str, Any], key: str) -> str | None:
+    """Hash of a checkpoint; refused if the settings come from a song that another made under that name."""
+    named = settings.get(key)
+    if named is None:
+        return None
+    now, then = fingerprint(named), settings.get(f"{key}_sha256")
     if then not in (None, now):
         raise ValueError(
-            f"weights={weights}: changed since that song was made (sha256 {now[:12]}, then {then[:12]}); "
-            f"add weights={weights} to use them all the same"
+            f"{key}={named}: changed since that song was made (sha256 {now[:12]}, then {then[:12]}); "
+            f"add {key}={named} to use it all the same"
         )
     return now

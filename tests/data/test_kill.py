@@ -19,6 +19,8 @@ from acestep.data.journal import SEEN, locked
 from acestep.data.preprocess import Preprocess
 from acestep.data.store import content_hash
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get("ACESTEP_KILLS", "0"))
 
 

@@ -10,6 +10,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -125,6 +125,7 @@ def test_laion_clap_is_the_library_on_fixed_windows(found: dict[str, Any]):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_hear_the_same_bit_for_bit(found: dict[str, Any], home: Path):
     assert run(AGAIN, home) == found["laion"]["hex"]
 

@@ -138,7 +138,7 @@ def test_extrapolation_is_seeded_and_refuses_a_handful():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("shift", [0.0, pytest.param(0.7, marks=pytest.mark.long)])
 def test_intervals_of_the_extrapolation_cover_the_truth(shift: float):
     """Of 200 simulated evaluations of 80 songs, at least 90 % cover."""
     covered = 0

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import evaluation as trial
 
+pytestmark = pytest.mark.long
+
 RESULTS = Path(trial.HERE) / "results" / "evaluation_corruption.json"
 
 

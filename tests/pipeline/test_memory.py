@@ -138,6 +138,7 @@ def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_bench_prints_a_line_a_mode(tiny: Path) -> None:
     lines = list(memory_table(str(tiny), 1.0, "cpu", steps=1))
     assert [line.split()[0] for line in lines[2:]] == ["full", "offload", "int8", "int8_offload", "fp8"]

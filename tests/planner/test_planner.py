@@ -154,11 +154,11 @@ def test_draws_follow_the_probabilities() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def shares(**settings: float) -> list[float]:
-        drawn = torch.tensor([Decoding(**settings).pick(logits, generator) for _ in range(4000)])
-        return (drawn.bincount(minlength=4) / 4000).tolist()
+        drawn = torch.tensor([Decoding(**settings).pick(logits, generator) for _ in range(1500)])
+        return (drawn.bincount(minlength=4) / 1500).tolist()
 
-    assert shares(temperature=1.0, top_p=1.0) == pytest.approx(logits.softmax(0).tolist(), abs=0.03)
-    assert shares(temperature=2.0, top_p=1.0) == pytest.approx((logits / 2).softmax(0).tolist(), abs=0.03)
+    assert shares(temperature=1.0, top_p=1.0) == pytest.approx(logits.softmax(0).tolist(), abs=0.05)
+    assert shares(temperature=2.0, top_p=1.0) == pytest.approx((logits / 2).softmax(0).tolist(), abs=0.05)
     assert shares(temperature=1.0, top_p=1.0, top_k=2)[0::3] == [0, 0]
     assert shares(temperature=1.0, top_p=0.7)[0::3] == [0, 0]
     assert shares(temperature=1.0, top_p=0.1) == [0, 1, 0, 0]

@@ -12,6 +12,8 @@ from commands import call
 
 from acestep.pipeline import Pipeline
 
+pytestmark = pytest.mark.long
+
 Captured = pytest.CaptureFixture[str]
 
 

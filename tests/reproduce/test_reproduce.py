@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from acestep.runs.record import hash_files, read_record
 
+pytestmark = pytest.mark.long
+
 Captured = pytest.CaptureFixture[str]
 
 

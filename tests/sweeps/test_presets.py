@@ -13,6 +13,8 @@ from acestep.config import registry
 from acestep.config.help import is_for
 from acestep.config.run import CONFIGS
 
+pytestmark = pytest.mark.long
+
 PRESETS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if is_for(path, "train"))
 CELLS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if is_for(path, "evaluate"))
 

@@ -17,6 +17,8 @@ from commands import SMALL, call, small_store
 from acestep.runs.status import State, read_status
 from acestep.runs.table import read_sweep
 
+pytestmark = pytest.mark.long
+
 more = pytest.mark.skipif("ACESTEP_SWEEPS" not in os.environ, reason="ACESTEP_SWEEPS=1 asks for it: half a minute")
 GRID = ("optimizer.lr=1e-3,1e-2", "data.held_out=2,99")
 """Two runs that end well, and two that cannot: the store has six songs."""

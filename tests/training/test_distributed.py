@@ -55,6 +55,7 @@ def test_two_processes_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_p
     assert_same_run(alone, tmp_path)
 
 
+@pytest.mark.long
 def test_a_signal_to_one_rank_stops_all_and_another_number_of_processes_goes_on(
     alone: Path, tiny: Path, store: Path, tmp_path: Path
 ) -> None:

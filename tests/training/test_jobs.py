@@ -103,6 +103,7 @@ def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path
     assert len(plan.codes) == 5 * plan.song.seconds
 
 
+@pytest.mark.long
 def test_a_planners_adapter_names_its_base(trained: Train, store: Path, tmp_path: Path) -> None:
     base = trained(tmp_path / "base", store, *PLANNER) / "weights"
     start = ["task=planner", "language=pretrained", f"language.path={base}"]
@@ -113,6 +114,7 @@ def test_a_planners_adapter_names_its_base(trained: Train, store: Path, tmp_path
     assert not torch.equal(adapted.network(ids).logits, whole.network(ids).logits)
 
 
+@pytest.mark.long
 def test_codes_are_made_once(trained: Train, store: Path, tmp_path: Path) -> None:
     trained(tmp_path / "one", store, *PLANNER)
     (kept,) = (store / ".codes").glob("*.npz")
@@ -121,7 +123,9 @@ def test_codes_are_made_once(trained: Train, store: Path, tmp_path: Path) -> Non
     assert kept.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("task", [PLANNER, TOKENIZER], ids=["planner", "tokenizer"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(PLANNER, marks=pytest.mark.long, id="planner"), pytest.param(TOKENIZER, id="tokenizer")]
+)
 def test_a_resumed_run_ends_as_the_uninterrupted_one(
     trained: Train, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: list[str]
 ) -> None:

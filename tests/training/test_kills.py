@@ -20,7 +20,7 @@ from training import jobs
 from acestep.adapters import LoRA
 from acestep.config.folder import newest_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 KILLS = int(os.environ.get("ACESTEP_KILLS", "1"))
 STEPS = 2 * KILLS + 4

@@ -63,7 +63,7 @@ def test_two_runs_of_50_steps_are_bit_identical(run, tmp_path: Path) -> None:
     ],
     ids=["full", "lora", "full-ema-accumulated", "lora-ema-accumulated-workers"],
 )
-@pytest.mark.parametrize("at", [3, 7])
+@pytest.mark.parametrize("at", [3, pytest.param(7, marks=pytest.mark.long)])
 def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path: Path, settings: dict, at: int) -> None:
     # 9 songs in batches of 2 make epochs of 4 batches: every interruption falls in the middle of one.
     whole = run(tmp_path / "whole", steps=9, **settings)
