@@ -84,10 +84,11 @@ class Demo:
         write_json(folder / "summary.json", summary)
         found.sft.write(folder / "sweep" / "sft")
         parts = [
-            Part(found.sft, "Guidance and fine-tuning", compare={"base": found.base}),
+            Part(found.sft, "Guidance and fine-tuning", name="fine-tuned", compare={"base": found.base}),
             Part(
                 found.style_lora,
                 "A style the model had never heard",
+                name="with LoRA",
                 compare={"without LoRA": found.style_sft},
                 songs=4,
             ),
