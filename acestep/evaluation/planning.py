@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,8 @@ import torch
 from acestep.evaluation.joined import joined
 from acestep.evaluation.prompts import Prompt, PromptSource
 from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.results import SEED, Results
-from acestep.evaluation.statistics import paired_difference
-from acestep.evaluation.suite import Evaluation
+from acestep.evaluation.results import SEED, Results, paired
+from acestep.evaluation.suite import Evaluation, load_prompts
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
 from acestep.planner.begin import Scratch
@@ -26,8 +24,6 @@ from acestep.planner.plan import Plan, Planner, PlannerConfig, count_codes, meta
 from acestep.synth.world import BEAT_FRAMES, FRAME_RATE, MODES, TONICS
 from acestep.types import Request, Song
 from acestep.weights.checkpoint import Lengths
-
-log = logging.getLogger(__name__)
 
 JUDGED = ("bpm", "keyscale", "timesignature", "language")
 """Fields of a plan that a caption and lyrics can imply."""
@@ -123,7 +119,7 @@ class PlannerStudy:
         """As :meth:`Evaluation.__call__`; the summary's ``planner`` is this study's own."""
         weight = next(pipeline.network.parameters())
         planner = self.planner.load(weight.device, torch.float32, pipeline.lengths)
-        prompts = self.prompts.load(pipeline.lengths)
+        prompts = load_prompts(self.prompts, pipeline.lengths, ranks or Ranks())
         asked = [
             Request(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds, seed=song.seed)
             for song in (prompt.song for prompt in prompts)
@@ -158,7 +154,7 @@ class PlannerStudy:
             "metadata": {name: sum(values) / len(values) for name, values in right.items()},
             "with_codes": _mean(kept["codes"]),
             "without_codes": _mean(kept["asked"]),
-            "difference_ci95": paired_difference(*pair, torch.Generator().manual_seed(SEED)).bounds,
+            "difference_ci95": paired(*pair)["ci95"],
             "told_in_words": _mean(kept["told"]),
             "n": len(both),
             f"valid_of_{self.wild}": wild,

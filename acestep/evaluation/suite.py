@@ -21,6 +21,7 @@ from acestep.evaluation.scorers import Scorer
 from acestep.evaluation.scoring import Scoring
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
+from acestep.weights.checkpoint import Lengths
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Evaluation:
         ranks = ranks or Ranks()
         cells = cells_of(sampler, self.sweep)
         scorers, left_out = load_scorers(self.metrics, self.available_only)
-        prompts = self._prompts(pipeline, ranks)
+        prompts = load_prompts(self.prompts, pipeline.lengths, ranks)
         if not prompts:
             raise ValueError("eval.prompts: holds no prompts; name a folder or a list with at least one song")
         if self.reference:
@@ -111,15 +112,6 @@ class Evaluation:
         halves = {cell.label: scoring.halves(clips[cell.label]) for cell in cells}
         return Results(settings, [row for found in rows.values() for row in found], sets, halves)
 
-    def _prompts(self, pipeline: Pipeline, ranks: Ranks) -> list[Prompt]:
-        """The prompts; a source that writes files does so on the first rank, and the others find them there."""
-        if ranks.rank:
-            ranks.wait()
-            return self.prompts.load(pipeline.lengths)
-        prompts = self.prompts.load(pipeline.lengths)
-        ranks.wait()
-        return prompts
-
     def _clips(
         self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks
     ) -> dict[str, list[Clip]]:
@@ -134,6 +126,16 @@ class Evaluation:
         log.info("generated %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
         ranks.wait()
         return {label: store.settled(clips) for label, clips in planned.items()}
+
+
+def load_prompts(source: PromptSource, lengths: Lengths, ranks: Ranks) -> list[Prompt]:
+    """The prompts; a source that writes files does so on the first rank, and the others find them there."""
+    if ranks.rank:
+        ranks.wait()
+        return source.load(lengths)
+    prompts = source.load(lengths)
+    ranks.wait()
+    return prompts
 
 
 def load_scorers(
