@@ -21,8 +21,8 @@ def evaluate(cfg: DictConfig) -> None:
         shown = [f"{name} {score.mean:.3f} ({score.low:.3f} to {score.high:.3f})" for name, score in scores if score]
         distances = [f"{name} {next(iter(values.values())):.4g}" for name, values in results.sets[cell].items()]
         print(f"{cell}:  {'  '.join([*shown, *distances])}")
-    for metric, reason in results.setting.left_out.items():
-        print(f"left out: {metric}: {reason}")
+    if results.setting.left_out:
+        print(f"left out, for the reasons given above: {', '.join(results.setting.left_out)}")
     for line in results.summary()["advice"]:
         print(f"note: {line}")
     print(report)

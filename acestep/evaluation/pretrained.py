@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from acestep.evaluation.embedders import MissingWeightsError
@@ -18,9 +19,14 @@ def local(key: str, weights: str, *classes: Any) -> list[Any]:
     Raises:
         MissingWeightsError: the checkpoint is not on this machine; says how to put it there.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        return [one.from_pretrained(weights, local_files_only=True) for one in classes]
-    except OSError as error:
+        # Resolved here: given a hub id, some of these classes look for an adapter on the Hub, local files only or not.
+        folder = weights if Path(weights).is_dir() else snapshot_download(weights, local_files_only=True)
+        return [one.from_pretrained(folder, local_files_only=True) for one in classes]
+    except (OSError, HFValidationError) as error:
         raise MissingWeightsError(
             f"{key}={weights}: not on this machine; run `hf download {weights}` once with a network, or name a folder "
             "that holds it"

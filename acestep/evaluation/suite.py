@@ -84,6 +84,8 @@ class Evaluation:
         store = ClipStore(Path(out) / "clips", pipeline, self.batch_size)
         scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), references)
         left_out |= scoring.unscorable(prompts, self.takes)
+        for name, reason in left_out.items():
+            log.warning("metric %s is left out: %s", name, reason)
         scoring.prepare(ranks)
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
@@ -151,6 +153,5 @@ def load_scorers(
         except MissingWeightsError as error:
             if not available_only:
                 raise MissingWeightsError(f"metrics.{name}: {error}; or add available_only=true") from error
-            log.warning("metric %s is left out: %s", name, error)
             left_out[name] = str(error)
     return scorers, left_out
