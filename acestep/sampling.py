@@ -16,6 +16,7 @@ from acestep.conditioning.tasks import Layout
 from acestep.flow.flow_edit import FlowEdit
 from acestep.flow.noise import SongNoise, song_generators
 from acestep.flow.sampler import OnStep, Sampler
+from acestep.flow.solvers import Euler
 from acestep.memory import Placement
 from acestep.models.acestep import AceStep
 from acestep.requests import Prepared, retaken, sampler_task, sources
@@ -53,7 +54,8 @@ class BatchSampler:
             with self.placement(network.decoder), self.bank.using(request.adapters or ()):
                 if others and request.task == "edit":
                     edit, source = _edit(request, sampler), sources(batch, self.device)
-                    made = edit(network.generation(), source, others, conditions, fresh, other_null, null)
+                    nulls = other_null, null
+                    made = edit(network.generation(), source, others, conditions, fresh, *nulls, on_step=on_step)
                 else:
                     task = sampler_task(batch, max(frames), others, other_null, self.device)
                     noise = retaken(fresh(), batch)
@@ -69,6 +71,8 @@ class BatchSampler:
 
 def _edit(song: Request, sampler: Sampler) -> FlowEdit:
     """The flow edit with the parts of ``sampler`` that it has too."""
+    if sampler.solver != Euler():
+        raise ValueError(f"solver={sampler.solver}: task edit takes Euler steps only; say solver=euler")
     return FlowEdit(
         schedule=sampler.schedule,
         guidance=sampler.guidance,

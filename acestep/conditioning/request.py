@@ -45,6 +45,15 @@ TRACKS = (
     "woodwinds", "brass", "fx", "synth", "strings", "percussion", "keyboard", "guitar", "bass", "drums",
     "backing_vocals", "vocals",
 )  # fmt: skip
+FOLLOWS_SOURCE = ("cover", "cover-nofsq", "repaint", "extract", "lego", "complete")
+USED_BY = {
+    **dict.fromkeys(("source_caption", "source_lyrics", "edit_start", "edit_stop", "edit_draws"), ("edit",)),
+    **dict.fromkeys(("repaint_strength", "splice"), ("repaint", "lego")),
+    "cover_strength": FOLLOWS_SOURCE,
+    "source_strength": FOLLOWS_SOURCE,
+    "retake": ("text2music", *FOLLOWS_SOURCE),
+}
+"""Fields that only some tasks hear; set for another, they would be ignored without a word."""
 SPLICES = ("reconstruction", "source", "none")
 SHARES = ("cover_strength", "source_strength", "repaint_strength", "edit_start", "edit_stop", "retake")
 CAPTION_CHARACTERS = 4096
@@ -66,6 +75,7 @@ def checked_request(song: Song) -> Song:
     if song.edit_draws < 1:
         raise ValueError(f"song.edit_draws={song.edit_draws}: need at least 1")
     _one_of("splice", song.splice, SPLICES)
+    _check_used(song)
     checked(Song(seed=song.retake_seed))
     return checked(replace(song, tracks=_checked_tracks(song.tracks, song.task, task.tracks)))
 
@@ -111,6 +121,16 @@ def _check_source(song: Request, task: Task) -> None:
         raise ValueError(f"song.end={song.end:g}: need more than 0 and than song.start={song.start or 0:g}")
     if song.task == "repaint" and song.start is None and song.end is None:
         raise ValueError("song.start: task repaint needs song.start, song.end or both, in seconds of the source")
+
+
+def _check_used(song: Request) -> None:
+    for key, tasks in USED_BY.items():
+        heard = song.task in tasks or (key == "cover_strength" and song.codes)
+        if not heard and getattr(song, key) != getattr(Request, key):
+            raise ValueError(
+                f"song.{key}={shown(getattr(song, key))}: task {song.task} makes no use of it "
+                f"(there is one in {', '.join(tasks)}); leave it out"
+            )
 
 
 def _checked_tracks(tracks: Sequence[str], task: str, most: int) -> tuple[str, ...]:

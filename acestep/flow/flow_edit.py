@@ -13,6 +13,7 @@ from acestep.flow.corrections import NormClamp, VelocityEMA
 from acestep.flow.guidance import APG, Guidance, Guided, GuidedField, Momentum
 from acestep.flow.noise import NoiseSource
 from acestep.flow.path import noised
+from acestep.flow.sampler import OnStep
 from acestep.flow.schedule import Linear, Schedule
 from acestep.flow.solvers import Step, steps_between
 from acestep.types import Conditions, VelocityField
@@ -68,6 +69,8 @@ class FlowEdit:
         draw: NoiseSource,
         null: Conditions | None = None,
         target_null: Conditions | None = None,
+        *,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b t c"]:
         """Edited latents.
 
@@ -79,6 +82,7 @@ class FlowEdit:
             draw: Fresh noise.
             null: Null conditions beside ``conditions``; needed where guidance is active.
             target_null: Null conditions beside ``target``; needed where guidance is active.
+            on_step: Told of each step before it is taken, with the edit so far and its change per unit of time.
         """
         before = _Trajectory(self, GuidedField(velocity, self.guidance, conditions, null))
         after = _Trajectory(self, GuidedField(velocity, self.guidance, target, target_null))
@@ -91,11 +95,16 @@ class FlowEdit:
                 looks.append((before.look(point, step.t), after.look(x + point - source, step.t)))
             of_source, of_target = zip(*looks, strict=True)
             change = after.advance(of_target) - before.advance(of_source)
+            if on_step:
+                on_step(step, x, change)
             x = x + (step.t_next - step.t) * change
         if rest:
             x = x + noised(source, draw().to(source), rest[0].t) - source
         for step in rest:
-            x = x + (step.t_next - step.t) * after.advance([after.look(x, step.t)])
+            change = after.advance([after.look(x, step.t)])
+            if on_step:
+                on_step(step, x, change)
+            x = x + (step.t_next - step.t) * change
         return x
 
     def _phases(self) -> tuple[list[Step], list[Step]]:

@@ -103,6 +103,9 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
     cases += [(fine, "start"), (fine | {"start": 0.1, "seconds": 3.5}, "seconds"), ({"source": "fine.wav"}, "source")]
     cases += [({"task": task}, "task") for task in ("paint", "", "COVER", 3, "🎵", "text2music ")]
     cases += [({"task": "lego", "source": "fine.wav"}, "task"), ({"task": "cover"}, "source")]
+    unused = [("source_caption", "x"), ("edit_draws", 2), ("repaint_strength", 0.1), ("splice", "none")]
+    cases += [({key: value}, key) for key, value in [*unused, ("cover_strength", 0.5), ("source_strength", 0.5)]]
+    cases += [({"task": "edit", "source": "fine.wav", "retake": 0.5}, "retake")]
     cases += [({"tracks": ["drums"]}, "tracks"), ({"splice": "hard"}, "splice"), ({"edit_draws": 0}, "edit_draws")]
     cases += [
         ({"adapters": value}, "adapters") for value in (3, [3], [{}], [{"path": 3}], [{"path": "a", "scale": "x"}])

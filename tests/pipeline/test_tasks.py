@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from acestep.audio import Audio
 from acestep.conditioning.prompt import instruction
-from acestep.flow import CFG, Euler, NoGuidance, Sampler, Shifted
+from acestep.flow import CFG, Euler, Heun, NoGuidance, Sampler, Shifted
 from acestep.pipeline import Pipeline
 from acestep.requests import crossfaded
 from acestep.types import AdapterUse, Request, Song
@@ -118,6 +119,11 @@ def test_strengths_matter_and_their_ends_mean_what_they_say(pipeline: Pipeline, 
     assert away[0] > away[1] > away[2]
     edit = pipeline.resolve(Request(task="edit", source=str(source), edit_start=1.0, caption="other"))
     torch.testing.assert_close(pipeline.latents([edit], still)[0], clean)
+    told: list[int] = []
+    pipeline.latents([replace(edit, edit_start=0.5, edit_stop=0.8)], still, lambda step, x, v: told.append(step.index))
+    assert told == list(range(10, 20))
+    with pytest.raises(ValueError, match=r"^solver=.*: task edit takes Euler steps"):
+        pipeline.latents([edit], replace(still, solver=Heun()))
     takes = [
         pipeline.latents([pipeline.resolve(Request(retake=share, retake_seed=9))], still)[0] for share in (0, 0.5, 1)
     ]
