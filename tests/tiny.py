@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -86,14 +87,15 @@ def tiny_checkpoint(text_folder: Path, seed: int = 0) -> Checkpoint:
     )
 
 
-def with_oobleck(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
-    """``checkpoint`` with an Oobleck of 25 Hz in place of its autoencoder, as other layouts need."""
-    autoencoder = Oobleck(OobleckConfig(**OOBLECK))
+def with_oobleck(checkpoint: Checkpoint, seed: int = 0, **sizes: Any) -> Checkpoint:
+    """``checkpoint`` with an Oobleck of 25 Hz in place of its autoencoder, as other layouts need; ``sizes`` of its."""
+    config = {**OOBLECK, **sizes}
+    autoencoder = Oobleck(OobleckConfig(**config))
     autoencoder.init_weights(torch.Generator().manual_seed(seed))
     return replace(
         checkpoint,
         autoencoder_class="oobleck",
-        autoencoder_config=OOBLECK,
+        autoencoder_config=config,
         autoencoder=autoencoder.state_dict(),
     )
 
