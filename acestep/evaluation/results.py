@@ -101,7 +101,7 @@ class Results:
         """Labels of the generated cells, in the sweep's order."""
         return list(self.setting.cells)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Every per-song score, headline of each metric first."""
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
