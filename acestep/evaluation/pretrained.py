@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 
 from acestep.evaluation.embedders import MissingWeightsError
 
@@ -19,8 +23,10 @@ def local(key: str, weights: str, *classes: Any) -> list[Any]:
         MissingWeightsError: the checkpoint is not on this machine; says how to put it there.
     """
     try:
-        return [one.from_pretrained(weights, local_files_only=True) for one in classes]
-    except OSError as error:
+        # As a folder: some classes ask the network for a name's adapters, whatever they were told.
+        folder = weights if Path(weights).is_dir() else snapshot_download(weights, local_files_only=True)
+        return [one.from_pretrained(folder, local_files_only=True) for one in classes]
+    except (OSError, HFValidationError) as error:
         raise MissingWeightsError(
             f"{key}={weights}: not on this machine; run `hf download {weights}` once with a network, or name a folder "
             "that holds it"

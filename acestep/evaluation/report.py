@@ -23,7 +23,8 @@ from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
 from acestep.evaluation.hearing import one_song_a_core
 from acestep.evaluation.joined import named_results
-from acestep.evaluation.results import Results, Row
+from acestep.evaluation.results import Results
+from acestep.evaluation.rows import Row
 from acestep.evaluation.series import described
 from acestep.files import atomic
 

@@ -12,7 +12,7 @@ from acestep.evaluation.clips import Clip
 from acestep.evaluation.hearing import Ear, Heard, HearingStore, one_song_a_core
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.results import Row
+from acestep.evaluation.rows import Row
 from acestep.evaluation.scorers import Scorer
 
 Scores = dict[str, float]
