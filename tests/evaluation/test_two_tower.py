@@ -51,9 +51,11 @@ def test_training_pairs_songs_with_their_words():
 def test_file_round_trip(tmp_path: Path):
     towers = TwoTower(SMALL)
     towers.init_weights(torch.Generator().manual_seed(0))
+    tmp_path.chmod(0o755)
     save(towers, tmp_path / "towers.safetensors")
     read = load(tmp_path / "towers.safetensors")
     assert read.config == SMALL
+    assert (tmp_path / "towers.safetensors").stat().st_mode & 0o777 == 0o644, "as readable as its folder"
     torch.testing.assert_close(read.stem.weight, towers.stem.weight, atol=1e-3, rtol=1e-3)
     assert MicroClap(read).fingerprint == MicroClap(load(tmp_path / "towers.safetensors")).fingerprint
     with pytest.raises(MissingWeightsError, match=r"micro_clap.weights=.*no such file"):
