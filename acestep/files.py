@@ -13,12 +13,16 @@ from typing import Any
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes ``path``'s name when the block ends without an error."""
+    """A path beside ``path`` to write to; it takes ``path``'s name when the block ends without an error.
+
+    The file may be read by whom its folder may be: safetensors writes for the owner alone.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield aside
+        aside.chmod(path.parent.stat().st_mode & 0o644)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

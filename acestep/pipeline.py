@@ -103,7 +103,7 @@ class Pipeline:
         """
         folder, memory = find_folder(path_or_name), choice("memory", Memory, memory)
         if not is_adapter(folder):
-            checkpoint = open_checkpoint(folder)
+            checkpoint = open_checkpoint(path_or_name)
             return cls.from_checkpoint(checkpoint, device, dtype, padding, memory, allow_untrained, merged)
         pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding, memory, allow_untrained, merged)
         load_adapter(pipeline.network.decoder, folder)

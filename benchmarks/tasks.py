@@ -26,7 +26,7 @@ from acestep.evaluation.statistics import bootstrap, paired_difference
 from acestep.files import atomic
 from acestep.pipeline import Pipeline
 from acestep.synth import CHANCE, INSTRUMENTS, Oracles, Truth, describe, draw_song, render
-from acestep.synth.oracles import Spectra, listen
+from acestep.synth.spectra import Spectra, listen
 from acestep.synth.world import FRAME_RATE
 from acestep.types import Request
 from acestep.weights.open import find_folder

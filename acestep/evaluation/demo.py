@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.results import SEED, Results
-from acestep.evaluation.statistics import Interval, paired_difference
+from acestep.evaluation.results import Results, paired
+from acestep.evaluation.statistics import Interval
 
 SCALE = "guidance.scale"
 MEAN = "adherence.mean"
@@ -120,8 +118,8 @@ def _at_scale(results: Results, scale: float) -> str:
 def _difference(a: Results, cell_a: str, b: Results, cell_b: str, column: str) -> list[float]:
     first, second = a.values(column, cell_a), b.values(column, cell_b)
     shared = sorted(first.keys() & second.keys())
-    generator = torch.Generator().manual_seed(SEED)
-    return paired_difference([first[name] for name in shared], [second[name] for name in shared], generator).bounds
+    bounds: list[float] = paired([first[name] for name in shared], [second[name] for name in shared])["ci95"]
+    return bounds
 
 
 def _mean(results: Results, column: str, cell: str) -> float:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -58,3 +62,14 @@ class HearingStore:
             audio = read_audio(recording)
             self._last.read = sha256, audio
         return audio
+
+
+@contextmanager
+def one_song_a_core() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has cores, each with one for itself: work on one song gains little by several."""
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.results import Results, Row, Setting
-from acestep.types import Song
+from acestep.evaluation.results import Results, Setting
+from acestep.evaluation.rows import row_of
 
 
 def joined(found: Mapping[str, Results], axis: str = "weights") -> Results:
@@ -57,7 +56,7 @@ def read_results(folder: str | Path) -> Results:
     columns = list(cells[0]["scores"])
     sets = {cell["label"]: _by_metric(cell["sets"]) for cell in cells}
     halves = {cell["label"]: cell.get("halves", {}) for cell in cells}
-    return Results(setting, [_row(line, columns, folder) for line in table], sets, halves)
+    return Results(setting, [row_of(line, columns, folder) for line in table], sets, halves)
 
 
 def named_results(folders: Sequence[str | Path]) -> dict[str, Results]:
@@ -80,17 +79,3 @@ def _by_metric(values: Mapping[str, float | None]) -> dict[str, dict[str, float]
         if value is not None:
             found.setdefault(metric, {})[name] = value
     return found
-
-
-def _row(line: Mapping[str, Any], columns: list[str], folder: Path) -> Row:
-    song = Song(**{field.name: line[f"song.{field.name}"] for field in fields(Song) if f"song.{field.name}" in line})
-    return Row(
-        prompt=Prompt(id=line["prompt"], song=song),
-        take=line["take"],
-        cell=line["cell"],
-        path=folder / line["audio"] if line["audio"] else None,
-        excluded=line["excluded"] or "",
-        unheard=json.loads(line.get("unheard") or "{}"),
-        scores={name: line[name] for name in columns if line.get(name) is not None},
-        shuffled={name: line[f"shuffled.{name}"] for name in columns if line.get(f"shuffled.{name}") is not None},
-    )

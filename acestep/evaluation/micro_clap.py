@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,13 @@ from acestep.evaluation.embedders import MissingWeightsError
 from acestep.evaluation.files import digest, digest_module
 from acestep.evaluation.two_tower import TwoTower, TwoTowerConfig, load, save, train, window_spectra, word_numbers
 from acestep.synth.render import SAMPLE_RATE, render
-from acestep.synth.world import INSTRUMENTS, UNSEEN_INSTRUMENT, Annotation, describe, draw_truth
+from acestep.synth.world import INSTRUMENTS, UNSEEN_INSTRUMENT, VOWELS, Annotation, Truth, describe, draw_truth
 from acestep.synth.write import draw_song
 from acestep.types import Autoencoder, Song
 
+FACTS = ("order", "vowel", "tonic", "mode", "beat_frames", "instrument", "drums", "sections")
+"""What may be wrong in a near miss: the order of syllables, one vowel, or a field of the truth."""
+MISSES = 4
 SHIPPED = Path(__file__).parent.parent / "assets" / "micro_clap" / "model.safetensors"
 
 
@@ -69,7 +72,7 @@ class MicroClapSpec:
         return MicroClap(load(self.weights))
 
 
-def fit(autoencoder: Autoencoder | None, *, songs: int = 2000, steps: int = 900, seed: int = 0) -> TwoTower:
+def fit(autoencoder: Autoencoder | None, *, songs: int = 3700, steps: int = 1500, seed: int = 0) -> TwoTower:
     """Towers for the micro world, the instrument of its unseen sub-style included.
 
     Args:
@@ -79,20 +82,50 @@ def fit(autoencoder: Autoencoder | None, *, songs: int = 2000, steps: int = 900,
         steps: updates.
         seed: of songs and training.
     """
-    rng = np.random.default_rng(seed)
     config = TwoTowerConfig()
     towers = TwoTower(config)
-    spectra, words = [], []
+    spectra, words, misses = [], [], []
     for index in range(songs):
+        rng = np.random.default_rng([seed, index])
         truth = draw_truth(rng, (*INSTRUMENTS, UNSEEN_INSTRUMENT))
-        words.append(describe(truth, rng, Annotation(omitted=0.2)))
+        own, wrong = _told(truth, rng, config)
+        words.append(own)
+        misses.append(wrong)
         samples = torch.from_numpy(render(truth))
         if autoencoder is not None and index % 2:
             samples = autoencoder.decode(autoencoder.encode(samples[None]).mean)[0]
         with torch.inference_mode():
             spectra.append(window_spectra(towers, Audio(samples, SAMPLE_RATE))[:1].half())
     generator = torch.Generator().manual_seed(seed)
-    return train(torch.cat(spectra).clone(), words, config, generator, steps=steps)[0]
+    return train(torch.cat(spectra).clone(), words, config, generator, misses=misses, steps=steps)[0]
+
+
+def _told(truth: Truth, rng: np.random.Generator, config: TwoTowerConfig) -> tuple[Song, list[Song]]:
+    """A song in words, and the same words with one fact wrong, :data:`MISSES` times."""
+    seed = int(rng.integers(2**31))
+
+    def told(one: Truth) -> Song:
+        return describe(one, np.random.default_rng(seed), Annotation(omitted=0.2))
+
+    own, wrong = told(truth), list[Song]()
+    while len(wrong) < MISSES:
+        miss = told(_with_one_wrong(truth, rng))
+        right, other = word_numbers([own, miss], config)
+        if not torch.equal(right, other):
+            wrong.append(miss)
+    return own, wrong
+
+
+def _with_one_wrong(truth: Truth, rng: np.random.Generator) -> Truth:
+    fact = str(rng.choice(FACTS))
+    syllables = list(truth.syllables)
+    if fact == "order":
+        return replace(truth, syllables=tuple(syllables[i] for i in rng.permutation(len(syllables))))
+    if fact == "vowel":
+        for place in rng.permutation(len(syllables))[:1]:
+            syllables[place] = syllables[place][:-1] + str(rng.choice(VOWELS))
+        return replace(truth, syllables=tuple(syllables))
+    return replace(truth, **{fact: getattr(draw_truth(rng, (*INSTRUMENTS, UNSEEN_INSTRUMENT)), fact)})
 
 
 if __name__ == "__main__":

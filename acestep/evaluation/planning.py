@@ -14,7 +14,9 @@ from acestep.evaluation.joined import joined
 from acestep.evaluation.prompts import Prompt, PromptSource
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.results import SEED, Results, paired
+from acestep.evaluation.rows import SONG_FIELDS
 from acestep.evaluation.suite import Evaluation, load_prompts
+from acestep.files import read_json, write_json
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
 from acestep.planner.begin import Scratch
@@ -117,14 +119,13 @@ class PlannerStudy:
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """As :meth:`Evaluation.__call__`; the summary's ``planner`` is this study's own."""
-        weight = next(pipeline.network.parameters())
-        planner = self.planner.load(weight.device, torch.float32, pipeline.lengths)
-        prompts = load_prompts(self.prompts, pipeline.lengths, ranks or Ranks())
+        ranks = ranks or Ranks()
+        prompts = load_prompts(self.prompts, pipeline.lengths, ranks)
         asked = [
             Request(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds, seed=song.seed)
             for song in (prompt.song for prompt in prompts)
         ]
-        plans = planner.plan(asked)
+        plans, wild = self._planned(pipeline, asked, Path(out) / "plans.json", ranks)
         right = compared([prompt.song for prompt in prompts], plans)
         arms = {
             "asked": asked,
@@ -148,7 +149,6 @@ class PlannerStudy:
         both = sorted(kept["codes"].keys() & kept["asked"].keys())
         pair = [kept["codes"][name] for name in both], [kept["asked"][name] for name in both]
         every = [value for values in right.values() for value in values]
-        wild = valid_plans(self.wild) if self.wild else 0
         block = {
             "metadata_accuracy": sum(every) / len(every),
             "metadata": {name: sum(values) / len(values) for name, values in right.items()},
@@ -160,6 +160,21 @@ class PlannerStudy:
             f"valid_of_{self.wild}": wild,
         }
         return replace(joined(found, "arm"), blocks={"planner": block})
+
+    def _planned(
+        self, pipeline: Pipeline, asked: Sequence[Request], path: Path, ranks: Ranks
+    ) -> tuple[list[Plan], int]:
+        """The plans, and how many wild ones are whole: the first rank plans, and the others read what it wrote."""
+        if not ranks.rank:
+            weight = next(pipeline.network.parameters())
+            plans = self.planner.load(weight.device, torch.float32, pipeline.lengths).plan(asked)
+            said = [{name: getattr(plan.song, name) for name in SONG_FIELDS} for plan in plans]
+            wild = valid_plans(self.wild) if self.wild else 0
+            write_json(path, {"songs": said, "codes": [plan.codes for plan in plans], "valid": wild})
+        ranks.wait()
+        found = read_json(path)
+        told = zip(asked, found["songs"], found["codes"], strict=True)
+        return [Plan(song, replace(song, **words), tuple(codes)) for song, words, codes in told], found["valid"]
 
 
 def truth_of(truth: str, song: Song) -> str:

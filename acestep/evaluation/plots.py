@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from io import StringIO
 from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from acestep.evaluation.cells import CEILING
@@ -47,19 +49,18 @@ def figures(found: Mapping[str, Results]) -> dict[str, Figure]:
     return drawn
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write ``path`` as PNG, and the same as SVG beside it."""
-    for suffix in (".png", ".svg"):
-        with atomic(path.with_suffix(suffix)) as aside:
-            figure.savefig(aside, dpi=150, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)
-
-
-def svg(figure: Figure) -> str:
-    """The picture as an ``<svg>`` element."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue().decode()
-    return text[text.index("<svg") :]
+def save(figure: Figure, path: Path) -> str:
+    """Write ``path`` as PNG, and the same as SVG beside it; returns the ``<svg>`` element."""
+    # Canvases by themselves draw once each; ``savefig`` would draw twice, and find all places anew.
+    drawn = StringIO()
+    FigureCanvasSVG(figure).print_svg(drawn, metadata={"Date": None})
+    figure.set_layout_engine("none")
+    with atomic(path.with_suffix(".svg")) as aside:
+        aside.write_text(drawn.getvalue(), encoding="utf-8")
+    figure.dpi = 150
+    with atomic(path.with_suffix(".png")) as aside:
+        FigureCanvasAgg(figure).print_png(aside)
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
 
 
 def _curve(curves: Sequence[Series], axis: str, column: str) -> Figure:

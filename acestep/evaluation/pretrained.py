@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
 from acestep.evaluation.embedders import MissingWeightsError
 
 
@@ -19,11 +22,8 @@ def local(key: str, weights: str, *classes: Any) -> list[Any]:
     Raises:
         MissingWeightsError: the checkpoint is not on this machine; says how to put it there.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        # Resolved here: given a hub id, some of these classes look for an adapter on the Hub, local files only or not.
+        # As a folder: some classes ask the network for a name's adapters, whatever they were told.
         folder = weights if Path(weights).is_dir() else snapshot_download(weights, local_files_only=True)
         return [one.from_pretrained(folder, local_files_only=True) for one in classes]
     except (OSError, HFValidationError) as error:

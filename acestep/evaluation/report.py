@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from acestep.audio import Audio, read_audio
@@ -20,8 +21,10 @@ from acestep.evaluation import comparison, plots
 from acestep.evaluation import report_tables as tables
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
+from acestep.evaluation.hearing import one_song_a_core
 from acestep.evaluation.joined import named_results
-from acestep.evaluation.results import Results, Row
+from acestep.evaluation.results import Results
+from acestep.evaluation.rows import Row
 from acestep.evaluation.series import described
 from acestep.files import atomic
 
@@ -70,6 +73,12 @@ def write_page(path: Path, title: str, body: str) -> Path:
     return path
 
 
+def gallery(drawn: Mapping[str, Figure], folder: Path) -> str:
+    """Write the pictures to ``folder`` by their names; returns what shows them on a page."""
+    shown = [f"<figure>{plots.save(figure, folder / f'{name}.png')}</figure>" for name, figure in drawn.items()]
+    return f"<section class=figures>{''.join(shown)}</section>"
+
+
 def write_comparison(folders: Sequence[str | Path], out: str | Path, songs: int) -> Path:
     """The report of finished evaluations; the first is the one that the others are compared with."""
     found = named_results(folders)
@@ -80,17 +89,14 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path, songs: int)
 
 def _part(part: Part, folder: Path) -> str:
     results = part.results
-    drawn = plots.figures({part.name: results, **part.compare})
     prefix = f"{_slug(part.title)}_" if part.title else ""
-    for name, figure in drawn.items():
-        plots.save(figure, folder / "plots" / f"{prefix}{name}.png")
-    pictures = "".join(f"<figure>{plots.svg(figure)}</figure>" for figure in drawn.values())
+    drawn = plots.figures({part.name: results, **part.compare})
     return "".join([
         f"<h2>{escape(part.title)}</h2>" if part.title else "",
         f"<p class=facts>{escape(_subtitle(results))}</p>",
         tables.cards(results),
         tables.notes(results),
-        f"<section class=figures>{pictures}</section>",
+        gallery({f"{prefix}{name}": figure for name, figure in drawn.items()}, folder / "plots"),
         comparison.side_by_side({part.name: results, **part.compare}),
         _listen(part),
         tables.differences(results),
@@ -141,9 +147,11 @@ def _listen(part: Part) -> str:
     if results.headlines and len(ranks) > 1:
         column = results.headlines[0]
         head += f"<p class=facts>Ranks are by {escape(column)} at {escape(results.best(column))}, 1 is the best.</p>"
-    return head + "".join(
-        _song(part, name, f"rank {ranks[name]} of {len(ranks)}") for name in chosen(results, part.songs)
-    )
+    with one_song_a_core() as cores:
+        shown = cores.map(
+            lambda name: _song(part, name, f"rank {ranks[name]} of {len(ranks)}"), chosen(results, part.songs)
+        )
+        return head + "".join(shown)
 
 
 def _song(part: Part, prompt_id: str, rank: str) -> str:

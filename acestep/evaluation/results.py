@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from acestep.evaluation.advice import advice
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.files import digest, finite_or_none
-from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.rows import Row
 from acestep.evaluation.statistics import (
     Z95,
     Interval,
@@ -30,29 +30,11 @@ from acestep.evaluation.statistics import (
     spread,
 )
 from acestep.files import atomic, write_json
-from acestep.types import Song
 
 SEED = 0
 """Of every resampling, so that the same songs give the same summary."""
 HIGHEST, LOWEST, NEITHER = "highest", "lowest", "neither"
 """Which values of a metric's headline are good: what a scorer may say of itself in ``goal``."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One song: its scores as ``METRIC.NAME``, the same against other prompts, or why it has none.
-
-    ``excluded`` says why there is no song, ``unheard`` why a metric could not hear it.
-    """
-
-    prompt: Prompt
-    take: int
-    cell: str
-    path: Path | None
-    excluded: str
-    scores: Mapping[str, float]
-    shuffled: Mapping[str, float]
-    unheard: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ class Results:
         """Labels of the generated cells, in the sweep's order."""
         return list(self.setting.cells)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Every per-song score, headline of each metric first."""
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
@@ -215,7 +197,7 @@ class Results:
 
     def decided_by(self, cell: str) -> str:
         """Hash of all that decided a cell's numbers: networks, settings, what was asked for, and who listened."""
-        songs = sorted(f"{row.prompt.id} {row.take} {_words(row)}" for row in self.rows if row.cell == cell)
+        songs = sorted(row.asked for row in self.rows if row.cell == cell)
         made = self.setting.fingerprint, self.setting.sampler, str(self.setting.cells.get(cell, CEILING))
         return digest(*made, *songs, str(sorted(self.setting.ears.items())), str(self.setting.references))
 
@@ -259,17 +241,14 @@ class Results:
             "take": row.take,
             "cell": row.cell,
             **{f"sampler.{path}": value for path, value in self.setting.cells.get(row.cell, {}).items()},
-            **_words(row),
+            **row.words,
+            "request": row.beside_words or None,
             "audio": row.path.relative_to(folder).as_posix() if row.path else None,
             "excluded": row.excluded or None,
             "unheard": json.dumps(dict(row.unheard)) if row.unheard else None,
             **{column: row.scores.get(column) for column in self.columns},
             **{f"shuffled.{column}": row.shuffled.get(column) for column in self.columns},
         }
-
-
-def _words(row: Row) -> dict[str, Any]:
-    return {f"song.{one.name}": getattr(row.prompt.song, one.name) for one in fields(Song)}
 
 
 def _described(found: Interval | None) -> dict[str, Any]:

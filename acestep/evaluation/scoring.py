@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from acestep.evaluation.clips import Clip
-from acestep.evaluation.hearing import Ear, Heard, HearingStore
+from acestep.evaluation.hearing import Ear, Heard, HearingStore, one_song_a_core
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.results import Row
+from acestep.evaluation.rows import Row
 from acestep.evaluation.scorers import Scorer
 
 Scores = dict[str, float]
@@ -65,8 +63,8 @@ class Scoring:
     def prepare(self, ranks: Ranks) -> None:
         """Hear the reference recordings together, let every metric refuse itself on them, and learn its corpus."""
         for scorer, paths in self._known_recordings():
-            for path in ranks.share(paths):
-                self._hear(scorer.ear, path)
+            with one_song_a_core() if _is_pure(scorer) else nullcontext() as cores:
+                list((cores.map if cores else map)(partial(self._hear, scorer.ear), ranks.share(paths)))
         ranks.wait()
         for scorer in self.songwise.values():
             if hasattr(scorer, "check"):
@@ -83,14 +81,13 @@ class Scoring:
     def hear(self, clips: Sequence[Clip], ranks: Ranks) -> None:
         """Let every ear hear this rank's share of the clips, for the store."""
         share = ranks.share([clip for clip in clips if not clip.excluded])
-        pure = {name: scorer for name, scorer in self._all.items() if getattr(scorer.ear, "pure", False)}
+        pure = {name: scorer for name, scorer in self._all.items() if _is_pure(scorer)}
 
         def hear_one(clip: Clip) -> None:
             for name, scorer in pure.items():
                 self._heard_of(name, scorer, [clip])
 
-        # A song is too short for an operation to gain by several cores: they hear a song each.
-        with _one_song_a_core() as cores:
+        with one_song_a_core() as cores:
             list(cores.map(hear_one, share))
         for name, scorer in self._all.items():
             self._heard_of(name, scorer, share)
@@ -210,15 +207,8 @@ class Scoring:
         return self._heard[key]
 
 
-@contextmanager
-def _one_song_a_core() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has cores, each with one for itself."""
-    cores = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(cores)
+def _is_pure(scorer: Any) -> bool:
+    return bool(getattr(scorer.ear, "pure", False))
 
 
 def _always(prompt: Prompt) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from acestep.evaluation.plots import save, svg
-from acestep.evaluation.report import write_page
+from acestep.evaluation.report import gallery, write_page
 from acestep.evaluation.report_tables import DASH, table
 from acestep.evaluation.series import plain
 from acestep.runs.pictures import pictures
@@ -19,14 +18,11 @@ BEST_SHOWN = 5
 
 def write_sweep_report(sweep: Sweep) -> Path:
     """``report.html`` and ``plots/`` in the sweep's folder; returns the page's path."""
-    drawn = pictures(sweep)
-    for name, figure in drawn.items():
-        save(figure, sweep.folder / "plots" / f"{name.replace('/', '_')}.png")
-    shown = "".join(f"<figure>{svg(figure)}</figure>" for figure in drawn.values())
+    drawn = {name.replace("/", "_"): figure for name, figure in pictures(sweep).items()}
     body = "".join([
         f"<p class=facts>{escape(counts(sweep))}</p>",
         f"<details><summary>what all runs share</summary><pre>{escape(' '.join(sweep.shared))}</pre></details>",
-        f"<section class=figures>{shown}</section>",
+        gallery(drawn, sweep.folder / "plots"),
         _best(sweep),
         _unfinished(sweep),
         "<h2>All runs</h2>",

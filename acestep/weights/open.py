@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from acestep.weights.checkpoint import Checkpoint
@@ -19,13 +20,16 @@ READERS = ((is_native, read_native), (is_upstream, read_upstream), (is_diffusers
 
 
 def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
-    """The checkpoint that ``path_or_name`` means, in any layout; see ``find_folder``."""
+    """The checkpoint that ``path_or_name`` means, in any layout; see ``find_folder``.
+
+    It is called as it was asked for: a shipped one by its name, wherever this package lies.
+    """
     folder = find_folder(path_or_name)
     if is_training_state(folder):
         return read_training_state(folder, open_checkpoint)
     for recognises, read in READERS:
         if recognises(folder):
-            return read(folder)
+            return replace(read(folder), name=str(path_or_name))
     if is_language_model(folder):
         raise ValueError(f"weights={path_or_name}: a 5 Hz language model, which plans songs; name the folder of a DiT")
     if (folder / ADAPTER_CONFIG).is_file():

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evaluation as trial
+from benchmarks import evaluation, trial
 
 pytestmark = pytest.mark.long
 
-RESULTS = Path(trial.HERE) / "results" / "evaluation_corruption.json"
+RESULTS = evaluation.HERE / "results" / "evaluation_corruption.json"
 
 
 @pytest.mark.slow
 def test_a_small_trial_is_written_with_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trial, "LEVELS", (0.0, 0.5, 1.0))
-    trial.main(["corruption", "--songs", "4", "--folder", str(tmp_path), "--docs", str(tmp_path)])
+    evaluation.main(["corruption", "--songs", "4", "--folder", str(tmp_path), "--docs", str(tmp_path)])
     found = json.loads((tmp_path / "evaluation_corruption.json").read_text())
-    assert set(found["curves"]) == set(trial.WAYS)
+    assert set(found["curves"]) == set(trial.TOLD)
     assert (tmp_path / "corruption.png").is_file()
     assert (tmp_path / "corruption.svg").is_file()
     wrong = found["curves"]["wrong prompt"]
@@ -31,9 +31,9 @@ def test_a_small_trial_is_written_with_its_picture(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not RESULTS.is_file(), reason="no published trial: python -m benchmarks.evaluation corruption")
 def test_the_published_trial_holds_every_adherence_metric_to_the_truth():
     found = json.loads(RESULTS.read_text())
-    assert set(found["rank_correlation"]) == set(trial.WAYS)
+    assert set(found["rank_correlation"]) == set(trial.TOLD)
     for way, columns in found["rank_correlation"].items():
-        for column in columns.keys() & trial.TIED.keys():
+        for column in columns.keys() & trial.CLAIMS.keys():
             assert columns[column] >= 0.9, f"{column} under {way}"
             lines = found["curves"][way]
-            assert columns[column] == pytest.approx(trial.spearman(lines[column], lines[trial.TIED[column]]))
+            assert columns[column] == pytest.approx(trial.spearman(lines[column], lines[trial.CLAIMS[column][0]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,9 +51,11 @@ def test_training_pairs_songs_with_their_words():
 def test_file_round_trip(tmp_path: Path):
     towers = TwoTower(SMALL)
     towers.init_weights(torch.Generator().manual_seed(0))
+    tmp_path.chmod(0o755)
     save(towers, tmp_path / "towers.safetensors")
     read = load(tmp_path / "towers.safetensors")
     assert read.config == SMALL
+    assert (tmp_path / "towers.safetensors").stat().st_mode & 0o777 == 0o644, "as readable as its folder"
     torch.testing.assert_close(read.stem.weight, towers.stem.weight, atol=1e-3, rtol=1e-3)
     assert MicroClap(read).fingerprint == MicroClap(load(tmp_path / "towers.safetensors")).fingerprint
     with pytest.raises(MissingWeightsError, match=r"micro_clap.weights=.*no such file"):
@@ -80,3 +83,18 @@ def test_the_shipped_towers_tell_right_words_from_wrong_ones():
     permuted = match[torch.arange(24), order]
     assert abs(permuted.mean() - off) < 0.1
     assert (match.argmax(1) == torch.arange(24)).float().mean() > 0.7
+
+
+def test_the_shipped_towers_hear_in_which_order_syllables_are_sung():
+    embedder, rng = MicroClapSpec().load(), np.random.default_rng(5)
+    right = []
+    for index in range(40):
+        truth, song = draw_song(778, index)
+        order = rng.permutation(len(truth.syllables))
+        shuffled = replace(truth, syllables=tuple(truth.syllables[i] for i in order))
+        if shuffled.lyrics != truth.lyrics:
+            heard = embedder.audio(Audio(torch.from_numpy(render(truth)), 48_000))[0]
+            own, other = embedder.text([song, replace(song, lyrics=shuffled.lyrics)]) @ heard
+            right.append(bool(own > other))
+    assert len(right) > 25
+    assert sum(right) / len(right) > 0.85

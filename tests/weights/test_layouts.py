@@ -135,3 +135,7 @@ def test_names_map_both_ways(checkpoint: Checkpoint) -> None:
         components.add(component)
         assert from_diffusers(component, theirs) == name
     assert components == set(COMPONENTS.values())
+
+
+def test_a_shipped_checkpoint_is_called_by_its_name_wherever_the_package_lies():
+    assert Pipeline.from_pretrained("micro").checkpoint.name == "micro"

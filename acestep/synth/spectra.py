@@ -1,0 +1,139 @@
+"""What the oracles look at: spectra of a waveform, and the features of each factor in them. Plain signal processing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SAMPLE_RATE = 48_000
+PITCH_HOP, PITCH_WINDOW = 1_920, 8_192
+PULSE_HOP, PULSE_WINDOW = 480, 1_024
+LOWEST_NOTE, NOTES = 40, 72
+PULSE_EDGES_HZ = (30.0, 75.0, 300.0, 2_000.0, 5_200.0, 8_000.0, 12_000.0, 20_000.0)
+LAGS = range(20, 164, 2)
+OCTAVE_SPLIT = 12
+TIMED = ("structure", "syllables")
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Log spectra of one song: ``pitch`` per semitone at 25 Hz, ``pulse`` per wide band at 100 Hz.
+
+    ``untimed`` keeps the features that depend on the song alone: judged against several truths, it is looked at once.
+    """
+
+    pitch: Float[Tensor, "t n"]
+    pulse: Float[Tensor, "p b"]
+    untimed: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+
+def listen(samples: Float[Tensor, "a s"]) -> Spectra:
+    """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness."""
+    mono = samples.float().mean(0)
+    mono = mono / mono.square().mean().sqrt().clamp_min(1e-6)
+    pitch = _power(mono, PITCH_WINDOW, PITCH_HOP, _semitones())
+    return Spectra(torch.log10(pitch + 1e-4), torch.log10(_power(mono, PULSE_WINDOW, PULSE_HOP, _bands()) + 1e-4))
+
+
+@cache
+def _semitones() -> Float[Tensor, "f n"]:
+    """Triangles around every note, each as wide as a semitone or as one bin."""
+    hz = torch.fft.rfftfreq(PITCH_WINDOW, 1 / SAMPLE_RATE)
+    note = 69 + 12 * torch.log2(hz.clamp_min(1.0) / 440)
+    centres = torch.arange(LOWEST_NOTE, LOWEST_NOTE + NOTES)
+    width = (12 / math.log(2) * SAMPLE_RATE / PITCH_WINDOW / (440 * 2 ** ((centres - 69) / 12))).clamp_min(0.5)
+    return (1 - (note[:, None] - centres).abs() / width).clamp_min(0)
+
+
+@cache
+def _bands() -> Float[Tensor, "f b"]:
+    hz = torch.fft.rfftfreq(PULSE_WINDOW, 1 / SAMPLE_RATE)
+    return torch.stack([((hz >= low) & (hz < high)).float() for low, high in pairwise(PULSE_EDGES_HZ)], 1)
+
+
+def _power(signal: Float[Tensor, " s"], window: int, hop: int, filters: Float[Tensor, "f b"]) -> Float[Tensor, "t b"]:
+    """Power in the pass band of each filter, frame by frame."""
+    hann = torch.hann_window(window)
+    padded = torch.nn.functional.pad(signal, ((window - hop) // 2, window))
+    frames = padded.unfold(0, window, hop)[: len(signal) // hop]
+    spectrum = torch.fft.rfft(frames * (2 * hann / hann.sum()))
+    spectrum = spectrum[:, : int(filters.any(1).nonzero().max()) + 1]  # above, every filter is closed
+    return (spectrum.real.square() + spectrum.imag.square()) @ filters[: spectrum.shape[1]]
+
+
+def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
+    """Normalised autocorrelation at ``LAGS`` hops, band after band; zero where the song is too short."""
+    signal = signal - signal.mean(0)
+    spectrum = torch.fft.rfft(signal, 2 * len(signal), dim=0).abs().square()
+    correlation = torch.fft.irfft(spectrum, dim=0)
+    correlation = correlation / correlation[:1].clamp_min(1e-6)
+    lags = torch.tensor([lag for lag in LAGS if lag < len(signal)])
+    out = torch.zeros(len(LAGS), signal.shape[1])
+    out[: len(lags)] = correlation[lags] * (len(signal) / (len(signal) - lags))[:, None]
+    return out.flatten()
+
+
+def _envelope(pulse: Float[Tensor, "p b"]) -> list[Float[Tensor, " b"]]:
+    """How notes begin and end, band by band: how loud, how steeply up and how steeply down."""
+    slopes = _quantiles(pulse[1:] - pulse[:-1], 0.98, 0.9, 0.1, 0.02)
+    return [pulse.mean(0), pulse.std(0), *_quantiles(pulse, 0.9, 0.5), *slopes]
+
+
+def _quantiles(rows: Float[Tensor, "n f"], *shares: float) -> Float[Tensor, "q f"]:
+    """Several at the price of one."""
+    return rows.quantile(torch.tensor(shares), dim=0)
+
+
+def _onsets(pulse: Float[Tensor, "p b"]) -> Float[Tensor, "q b"]:
+    return (pulse[3:] - pulse[:-3]).clamp_min(0)
+
+
+def features(spectra: Spectra, factor: str, spans: Sequence[tuple[int, int]] = ()) -> Float[Tensor, "n f"]:
+    """What the oracle of ``factor`` looks at: one row, or one per span of frames for the timed factors."""
+    if factor in TIMED:
+        return torch.stack([_timed(spectra.pitch, factor, *span) for span in spans])
+    if factor not in spectra.untimed:
+        spectra.untimed[factor] = _untimed(spectra.pitch, spectra.pulse, factor)[None]
+    return spectra.untimed[factor]
+
+
+def _untimed(pitch: Float[Tensor, "t n"], pulse: Float[Tensor, "p b"], factor: str) -> Float[Tensor, " f"]:
+    onsets = _onsets(pulse)
+    if factor == "tempo":
+        grouped = torch.stack([onsets[:, :2].sum(1), onsets[:, 2:4].sum(1), onsets[:, 4:].sum(1), onsets.sum(1)], 1)
+        return _autocorrelation(grouped)
+    if factor == "keymode":
+        level = pitch - pitch.mean(1, keepdim=True)
+        strong = 10 ** pitch.mean(0)
+        bass = strong[:18] / strong[:18].sum()
+        folded = torch.zeros(12).index_add(0, (torch.arange(18, NOTES) + LOWEST_NOTE) % 12, strong[18:])
+        sounding = pitch.quantile(0.85, dim=0)
+        return torch.cat([bass, folded / folded.sum(), level.mean(0), sounding - sounding.mean()])
+    if factor == "instrument":
+        # Seen from the bass' root, a timbre's partials fall on the same places in every key; its register does not.
+        root = int(pitch[:, :12].mean(0).argmax()) + 12
+        seen = pitch[:, root : root + NOTES - 24]
+        moves = [seen.mean(0) - seen.mean(), seen.std(0), (seen[1:] - seen[:-1]).abs().mean(0)]
+        loud, usual = _quantiles(pitch, 0.9, 0.5)
+        levels = [loud - loud.mean(), usual - pitch.mean(0), pitch.std(0), (pitch[1:] - pitch[:-1]).abs().mean(0)]
+        return torch.cat([*moves, *levels, *_envelope(pulse)])
+    rows = [pulse.mean(0), pulse.amax(0), pulse.std(0), onsets.mean(0), onsets.std(0)]
+    return torch.cat([*rows, _autocorrelation(onsets[:, [0, 5, 6]])])
+
+
+def _timed(pitch: Float[Tensor, "t n"], factor: str, first: int, last: int) -> Float[Tensor, " f"]:
+    edge = (last - first) // 6
+    inside = pitch[first + edge : max(last - edge, first + edge + 1)]
+    inside = inside if len(inside) else pitch[-1:]
+    mean = inside.mean(0)
+    if factor == "structure":
+        octaves = torch.log10((10**inside).mean(0).unflatten(0, (-1, OCTAVE_SPLIT)).sum(1) + 1e-4)
+        return torch.cat([mean - mean.mean(), octaves])
+    return torch.cat([mean - mean.mean(), mean - pitch.mean(0)])
