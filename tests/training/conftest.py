@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from training import jobs
 from training.jobs import Train
@@ -39,6 +41,24 @@ def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_settings(folder, settings)
     write_shard(folder / "songs-00000.parquet", rows, settings)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noises of unequal length and rate."""
+    folder = tmp_path_factory.mktemp("sounds")
+    random = np.random.default_rng(0)
+    for index in range(SONGS):
+        rate = 200 if index % 2 else 400
+        soundfile.write(folder / f"{index}.wav", 0.1 * random.normal(size=(rate + 37 * index, 2)), rate)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planner of random weights, for an adapter to be trained on."""
+    model = jobs.SMALL_LANGUAGE(["song 1", "[verse]\nla"], 64_000, torch.Generator().manual_seed(0))
+    return model.save(tmp_path_factory.mktemp("language") / "lm")
 
 
 Run = Callable[..., DiTModule]
