@@ -108,6 +108,7 @@ class Task:
     start: Start = Start.pretrained
     adapter: LoRA | None = None
     data: Callable[..., Any] = DataConfig
+    rate: float = 1e-2
 
     def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[Trained, SongStream]:
         parts = Parts(
@@ -118,7 +119,7 @@ class Task:
             adapter=self.adapter,
             objective=FlowMatching(),
             data=self.data(**data),
-            optimization=OPTIMIZATION,
+            optimization=Optimization(optimizer=AdamW(lr=self.rate), lr=WarmupCosine(warmup=2)),
             trainer=settings,
             seed=1,
         )
@@ -140,7 +141,10 @@ PLANNER = Task(PlannerTask(language=SMALL_LANGUAGE, curriculum=LESSONS, judged=2
 TOKENIZER = Task(TokenizerTask(), trainable=r"^(de)?tokenizer\.")
 JUDGES = DiscriminatorConfig(channels=4, sizes=(32, 16))
 AUTOENCODER = Task(
-    AutoencoderTask(oobleck=OOBLECK, discriminator=JUDGES), start=Start.scratch, data=partial(AudioConfig, frames=8)
+    AutoencoderTask(oobleck=OOBLECK, discriminator=JUDGES),
+    start=Start.scratch,
+    data=partial(AudioConfig, frames=8),
+    rate=1e-4,
 )
 
 
