@@ -83,7 +83,7 @@ def build_foundation(
     generator = torch.Generator().manual_seed(seed)
     with TemporaryDirectory() as text_folder:
         text_encoder = _write_text_encoder(Path(text_folder), seed, generator)
-        autoencoder = _fitted_autoencoder(seed)
+        autoencoder = fitted_autoencoder(seed)
         network = AceStep(config)
         network.init_weights(generator)
         checkpoint = Checkpoint(
@@ -182,7 +182,8 @@ def _give_meaning(
         table[row] = math.sqrt(1 - ACCENT**2) * meaning + ACCENT * table[row]
 
 
-def _fitted_autoencoder(seed: int) -> SpectralAutoencoder:
+def fitted_autoencoder(seed: int) -> SpectralAutoencoder:
+    """The micro checkpoints' autoencoder: principal components of songs of the world that ``seed`` draws."""
     autoencoder = SpectralAutoencoder(SpectralConfig())
     truths = (draw_song(seed, index, instruments=ALL_INSTRUMENTS)[0] for index in range(AUDIO_SONGS))
     autoencoder.fit(torch.cat([autoencoder.features(torch.from_numpy(render(t))[None])[0] for t in truths]))

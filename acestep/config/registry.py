@@ -73,6 +73,7 @@ SCHEMAS = {
     "song": {"song": "acestep.song.Request"},
     "eval": {
         "evaluation": "acestep.evaluation.suite.Evaluation",
+        "reconstruction_study": "acestep.evaluation.reconstruction.ReconstructionStudy",
         "planner_study": "acestep.evaluation.planning.PlannerStudy",
     },
 }

@@ -39,7 +39,11 @@ def joined(found: Mapping[str, Results], axis: str = "weights") -> Results:
         cells=cells,
         left_out={name: why for results in found.values() for name, why in results.setting.left_out.items()},
     )
-    return Results(setting, rows, sets, halves)
+    blocks = {
+        block: {name: results.blocks[block] for name, results in found.items() if block in results.blocks}
+        for block in dict.fromkeys(block for results in found.values() for block in results.blocks)
+    }
+    return Results(setting, rows, sets, halves, blocks)
 
 
 def read_results(folder: str | Path) -> Results:

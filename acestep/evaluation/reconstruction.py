@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.audio import Audio
-from acestep.data.encode import TiledEncoder, fitted
+from acestep.audio import Audio, read_audio
+from acestep.data.encode import fitted
+from acestep.evaluation.cells import Cell
+from acestep.evaluation.clips import Clip, ClipStore
+from acestep.evaluation.hearing import HearingStore
+from acestep.evaluation.prompts import PromptSource
+from acestep.evaluation.ranks import Ranks
+from acestep.evaluation.results import HIGHEST, Results, Setting, paired
+from acestep.evaluation.scoring import Scoring
+from acestep.evaluation.suite import load_prompts, load_scorers
+from acestep.flow.sampler import Sampler
 from acestep.models.reconstruction import mel_distance, stereo_distance, sum_difference
-from acestep.types import Autoencoder
+from acestep.pipeline import Pipeline
 
 FLOOR = 1e-8
+ORIGINAL, REBUILT = "original", "rebuilt"
 
 Samples = Float[Tensor, "a s"]
 
@@ -50,16 +62,109 @@ def stereo_errors(made: Samples, wanted: Samples) -> dict[str, float]:
     return {name: abs(one - other) for name, (one, other) in ratios.items()}
 
 
-def reconstruct(autoencoder: Autoencoder, songs: Iterable[Audio]) -> Iterator[dict[str, float]]:
-    """Every measure of each song's round trip through ``autoencoder``, and how long that took beside the music."""
+def reconstruct(pipeline: Pipeline, songs: Iterable[Audio]) -> Iterator[dict[str, float]]:
+    """Every measure of each song's round trip through the autoencoder, and how long that took beside the music."""
+    autoencoder = pipeline.autoencoder
     for song in songs:
         started = time.perf_counter()
-        with torch.no_grad():
-            made = autoencoder.decode(TiledEncoder()(song, autoencoder).mean)[0].float()
+        made = pipeline.decode(pipeline.encode(song).mean)[0].cpu()
         taken = time.perf_counter() - started
         wanted = fitted(song, autoencoder)[:, : made.shape[-1]].to(made)
         values = reconstruction(made[:, : wanted.shape[-1]], wanted, autoencoder.sample_rate)
         yield values | {"seconds": song.seconds, "seconds_per_second": taken / song.seconds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionStudy:
+    """Recordings and their round trips through the autoencoder: how near they come, and what is still heard in them.
+
+    Attributes:
+        prompts: songs with recordings, which no autoencoder should have seen.
+        metrics: as in :class:`Evaluation`; those that judge sets compare both sets with the recordings.
+        songs_in_report: recordings with players in the report.
+        available_only: leave out, and name, metrics whose weights are missing.
+    """
+
+    prompts: PromptSource
+    metrics: Mapping[str, Any]
+    songs_in_report: int = 8
+    available_only: bool = False
+
+    def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
+        """As :meth:`Evaluation.__call__`; the summary's ``reconstruction`` is this study's own. Samples nothing."""
+        ranks = ranks or Ranks()
+        scorers, left_out = load_scorers(self.metrics, self.available_only)
+        prompts = [prompt for prompt in load_prompts(self.prompts, pipeline.lengths, ranks) if prompt.recording]
+        if not prompts:
+            raise ValueError("eval.prompts: holds no recordings; name a folder with at least one")
+        store = ClipStore(Path(out) / "clips", pipeline, batch_size=1)
+        clips = store.planned(prompts, Cell(REBUILT, {}, None))
+        store.fill(clips, ranks)
+        ranks.wait()
+        clips = [clip for clip in store.settled(clips) if not clip.excluded]
+        if not clips:
+            raise ValueError(f"eval.prompts: none of the {len(prompts)} recordings could be coded; name others")
+        recordings = [clip.prompt.recording for clip in clips if clip.prompt.recording]
+        sets = {ORIGINAL: [_as_it_is(clip) for clip in clips], REBUILT: clips}
+        scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), recordings)
+        left_out |= scoring.unscorable(prompts)
+        scoring.prepare(ranks)
+        scoring.hear([clip for made in sets.values() for clip in made], ranks)
+        ranks.wait()
+        rows = {label: list(scoring.rows(made)) for label, made in sets.items()}
+        measured = list(reconstruct(pipeline, (_begun(clip) for clip in clips)))
+        timed = ("seconds", "seconds_per_second")
+        near = [{f"near.{name}": v for name, v in song.items() if name not in timed} for song in measured]
+        rows[REBUILT] = [
+            replace(row, scores={**row.scores, **own}) for row, own in zip(rows[REBUILT], near, strict=True)
+        ]
+        setting = Setting(
+            weights=pipeline.checkpoint.name,
+            fingerprint=store.fingerprint,
+            sampler="none: recordings through the autoencoder",
+            cells={label: {"song": label} for label in sets},
+            ears={name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
+            chance={name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
+            left_out=left_out,
+            goals={name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},
+            references=len(recordings),
+        )
+        distances = {label: scoring.sets(made, rows[label]) for label, made in sets.items()}
+        results = Results(setting, [row for found in rows.values() for row in found], distances)
+        return replace(results, blocks={"reconstruction": _summary(results, measured)})
+
+
+def _named(song: Mapping[str, float]) -> dict[str, float]:
+    """A song's measures as columns; how long it took is no property of the song."""
+    return {f"near.{name}": value for name, value in song.items() if not name.startswith("seconds")}
+
+
+def _as_it_is(clip: Clip) -> Clip:
+    assert clip.prompt.recording is not None
+    return replace(clip, cell=Cell(ORIGINAL, {}, None), key=f"{clip.key} as it is", path=clip.prompt.recording)
+
+
+def _begun(clip: Clip) -> Audio:
+    """As much of the recording as its song is long."""
+    assert clip.prompt.recording is not None
+    recording = read_audio(clip.prompt.recording)
+    return replace(recording, samples=recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)])
+
+
+def _summary(results: Results, measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Means of the measures, and of each score what is left of it: ``share`` of the originals', and the difference."""
+    kept = {}
+    for column in results.columns:
+        before, after = (results.values(column, label) for label in (ORIGINAL, REBUILT))
+        both = sorted(before.keys() & after.keys())
+        if both:
+            one, other = [after[name] for name in both], [before[name] for name in both]
+            rebuilt, original = sum(one) / len(one), sum(other) / len(other)
+            share = rebuilt / original if original else None
+            change = paired(one, other)["ci95"]
+            kept[column] = {"original": original, "rebuilt": rebuilt, "share": share, "difference_ci95": change}
+    means = {name: sum(song[name] for song in measured) / len(measured) for name in measured[0]}
+    return {"n": len(measured), **means, "sets": results.sets.get(REBUILT, {}), "kept": kept}
 
 
 def _level(samples: Tensor) -> float:

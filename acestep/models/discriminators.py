@@ -115,9 +115,9 @@ def deceive_loss(made: list[Verdict]) -> Float[Tensor, ""]:
 
 
 def feature_loss(real: list[Verdict], made: list[Verdict]) -> Float[Tensor, ""]:
-    """Mean difference of what the judges saw, relative to its size (EnCodec, equation 5)."""
+    """Mean difference of what the judges saw, relative to its size in each song (EnCodec, equation 5)."""
     losses = [
-        (other - one.detach()).abs().mean() / one.detach().abs().mean().clamp(min=1e-8)
+        ((other - one.detach()).abs().flatten(1).mean(1) / one.detach().abs().flatten(1).mean(1).clamp(min=1e-8)).mean()
         for real_one, made_one in zip(real, made, strict=True)
         for one, other in zip(real_one.features, made_one.features, strict=True)
     ]

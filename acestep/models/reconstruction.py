@@ -6,6 +6,7 @@ difference of multi-resolution STFT losses), arXiv 1910.11480 (Parallel WaveGAN)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,14 +17,20 @@ from torch import Tensor
 
 FFT_SIZES = (2048, 1024, 512, 256, 128, 64, 32)
 FLOOR = 1e-8
+QUIET = 1e-2
+"""Root mean square, -40 dB: relative errors of quieter music are taken relative to this, else silence would drown out
+all other songs of a batch."""
+WINDOW_POWER = 3 / 8
+"""Mean square of a Hann window."""
 
 Audio = Float[Tensor, "b a s"]
 
 
 def stft_distance(made: Audio, wanted: Audio, sizes: Sequence[int] = FFT_SIZES) -> Float[Tensor, ""]:
-    """Spectral convergence plus the mean difference of log magnitudes, averaged over ``sizes`` of the transform.
+    """Spectral convergence plus the mean difference of log magnitudes, averaged over songs and ``sizes`` of transform.
 
-    Hops are a quarter of the size. Sizes longer than the waveform are left out.
+    Hops are a quarter of the size. Sizes longer than the waveform are left out. Convergence is relative to each song
+    by itself, so that a batch's distance is the mean of its songs'.
     """
     sizes = [size for size in sizes if size <= made.shape[-1]]
     if not sizes:
@@ -31,8 +38,9 @@ def stft_distance(made: Audio, wanted: Audio, sizes: Sequence[int] = FFT_SIZES) 
     distances = []
     for size in sizes:
         one, other = _magnitudes(made, size), _magnitudes(wanted, size)
-        convergence = torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other).clamp(min=FLOOR)
-        distances.append(convergence + (one.log() - other.log()).abs().mean())
+        apart, whole = (torch.linalg.vector_norm(values, dim=(1, 2, 3)) for values in (one - other, other))
+        quiet = QUIET * math.sqrt(other[0].numel() * WINDOW_POWER * size)
+        distances.append((apart / whole.clamp(min=quiet)).mean() + (one.log() - other.log()).abs().mean())
     return torch.stack(distances).mean()
 
 
@@ -64,11 +72,12 @@ def sum_difference(audio: Audio) -> Audio:
     return torch.cat([left + right, left - right], dim=1) / 2
 
 
-def _magnitudes(audio: Audio, size: int) -> Float[Tensor, "n f t"]:
+def _magnitudes(audio: Audio, size: int) -> Float[Tensor, "b a f t"]:
     flat = audio.float().flatten(0, 1)
     window = torch.hann_window(size, device=audio.device)
     spectrum = torch.stft(flat, size, max(1, size // 4), window=window, return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square()).clamp(min=FLOOR).sqrt()
+    magnitudes = (spectrum.real.square() + spectrum.imag.square()).clamp(min=FLOOR).sqrt()
+    return magnitudes.unflatten(0, audio.shape[:2])
 
 
 @cache

@@ -5,6 +5,7 @@ Source: upstream ``llm_inference.py``; guidance is evaluated only over allowed t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,22 +47,24 @@ class Decoding:
         if self.guidance < 1:
             raise ValueError(f"planner.decoding.guidance={self.guidance:g}: need >= 1 (1 switches it off)")
 
-    def pick(self, logits: Float[Tensor, " n"], generator: Generator) -> int:
-        """The place of the chosen logit. Draws one number, wherever the logits are."""
+    def pick(self, logits: Float[Tensor, "r n"], generators: Sequence[Generator]) -> Int[Tensor, " r"]:
+        """The place of each row's chosen logit. Draws one number for each row, wherever the logits are."""
         if self.temperature == 0:
-            return int(logits.argmax())
+            return logits.argmax(1)
         kept, places = logits, None
         if self.top_k or self.top_p < 1:
             kept, places = logits.sort(descending=True, stable=True)
-            kept = kept[: self.top_k or None]
+            kept = kept[:, : self.top_k or None]
         if self.top_p < 1:
-            before = kept.softmax(0).cumsum(0).roll(1)
-            before[0] = 0.0
-            kept = kept[before < self.top_p]
-        total = (kept / self.temperature).softmax(0).cumsum(0)
-        drawn = torch.rand(1, generator=generator, device=generator.device).to(total) * total[-1:]
-        place = min(int(torch.searchsorted(total, drawn, right=True)), len(total) - 1)
-        return place if places is None else int(places[place])
+            before = kept.softmax(1).cumsum(1).roll(1, 1)
+            before[:, 0] = 0.0
+            kept = kept.masked_fill(before >= self.top_p, -torch.inf)
+        total = (kept / self.temperature).softmax(1).cumsum(1)
+        drawn = torch.stack([torch.rand(1, generator=one, device=one.device) for one in generators]).to(total)
+        found = torch.searchsorted(total, drawn * total[:, -1:], right=True)
+        last = kept.isfinite().sum(1, keepdim=True).clamp(min=1) - 1
+        found = torch.minimum(found, last)
+        return (found if places is None else places.gather(1, found)).flatten()
 
 
 class Draws(LogitsProcessor):
@@ -84,37 +87,57 @@ class Draws(LogitsProcessor):
         self.decoding = decoding
         self.filler = filler
         self.guided = guided
+        self._left: Tensor | None = None  # large: one is enough for all steps
+        self._before: Tensor | None = None
 
     def __call__(self, input_ids: Int[Tensor, "r l"], scores: Float[Tensor, "r v"]) -> Float[Tensor, "r v"]:
-        """``scores`` with all but the chosen tokens at minus infinity."""
-        chosen = [self._choose(row, input_ids, scores) for row in range(len(self.machines))]
-        tokens = torch.tensor(chosen * (2 if self.guided else 1), device=scores.device)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
-
-    def _choose(self, row: int, input_ids: Tensor, scores: Tensor) -> int:
-        machine = self.machines[row]
-        if machine.done:
-            return self.filler
-        allowed = machine.allowed
-        if len(allowed) == 1:
-            token = int(allowed[0])
+        """``scores`` with all but the chosen tokens at minus infinity; the next call writes over it."""
+        chosen = [self.filler] * len(self.machines)
+        for rows, allowed in self._alike():
+            tokens = self._choose(rows, allowed, input_ids, scores) if len(allowed) > 1 else allowed.tolist()
+            for row, token in zip(rows, tokens * (len(rows) // len(tokens)), strict=True):
+                chosen[row] = token
+                self.machines[row].advance(token)
+        left = torch.tensor(chosen * (2 if self.guided else 1), device=scores.device)[:, None]
+        if self._left is None or self._before is None:
+            self._left = torch.full_like(scores, -torch.inf)
         else:
-            logits = self._logits(row, allowed, input_ids, scores)
-            at = int(logits.argmax()) if machine.greedy else self.decoding.pick(logits, self.generators[row])
-            token = int(allowed[at])
-        machine.advance(token)
-        return token
+            self._left.scatter_(1, self._before, -torch.inf)
+        self._before = left
+        return self._left.scatter_(1, left, 0.0)
 
-    def _logits(self, row: int, allowed: Tensor, input_ids: Tensor, scores: Tensor) -> Float[Tensor, " n"]:
-        logits = scores[row, allowed].float()
+    def _alike(self) -> list[tuple[list[int], Tensor]]:
+        """The rows that are still written, together where the very same tokens are allowed."""
+        found: dict[tuple[int, bool], tuple[list[int], Tensor]] = {}
+        for row, machine in enumerate(self.machines):
+            if not machine.done:
+                allowed = machine.allowed
+                found.setdefault((id(allowed), machine.greedy), ([], allowed))[0].append(row)
+        return list(found.values())
+
+    def _choose(self, rows: list[int], allowed: Tensor, input_ids: Tensor, scores: Tensor) -> list[int]:
+        logits = _of(scores, rows, allowed)
         if self.guided:
-            unasked = scores[row + len(self.machines), allowed].float()
+            unasked = _of(scores, [row + len(self.machines) for row in rows], allowed)
             logits = unasked + self.decoding.guidance * (logits - unasked)
         if self.decoding.repetition_penalty != 1:
-            used = torch.isin(allowed, input_ids[row])
+            used = torch.stack([torch.isin(allowed, input_ids[row]) for row in rows])
             penalty = self.decoding.repetition_penalty
             logits = torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-        return logits
+        greedy = self.machines[rows[0]].greedy
+        picked = logits.argmax(1) if greedy else self.decoding.pick(logits, [self.generators[row] for row in rows])
+        return allowed[picked].tolist()
+
+
+def _of(scores: Float[Tensor, "r v"], rows: list[int], allowed: Tensor) -> Float[Tensor, "k n"]:
+    """What ``rows``, in rising order, of ``scores`` give the ``allowed`` tokens."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return scores[rows[0] : rows[-1] + 1].index_select(1, allowed).float()
+    return torch.stack([scores[row].index_select(0, allowed) for row in rows]).float()
+
+
+# transformers looks the signature up at every token, which is quick where it is written down.
+Draws.__call__.__signature__ = inspect.signature(Draws.__call__)
 
 
 class Finished(StoppingCriteria):

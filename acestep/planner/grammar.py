@@ -158,7 +158,7 @@ class Codes:
     @property
     def allowed(self) -> Tokens:
         """Any code, until there are enough."""
-        return self.codes[: len(self.codes) if self.count else 0]
+        return self.codes if self.count else self.codes[:0]
 
     @property
     def complete(self) -> bool:

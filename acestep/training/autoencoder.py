@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from acestep.evaluation.reconstruction import reconstruction
@@ -97,6 +98,12 @@ class AutoencoderModule(Trained):
         self.discriminator = discriminator
         self.rebuild = rebuild
         self.encoder_trains = any(parameter.requires_grad for parameter in autoencoder.encoder.parameters())
+
+    def configure_model(self) -> None:
+        """Under DDP, expect that each step leaves one of the two networks alone."""
+        super().configure_model()
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     @property
     def judged(self) -> bool:

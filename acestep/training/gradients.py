@@ -45,7 +45,8 @@ class Gradients:
         """Average, measure and clip the gradients of a step; drop them all where one is not finite."""
         moved = [parameter for parameter in parameters if parameter.grad is not None]
         assert self._values is not None
-        values = trainer.strategy.reduce(self._values, reduce_op="sum")
+        # A copy, since it is summed in place: who watches counts the batch's own values.
+        values = trainer.strategy.reduce(self._values.clone(), reduce_op="sum")
         self._values = None
         # Lightning has divided by the batches of a step, and its strategies by the ranks.
         factor = UNIT * trainer.world_size * trainer.accumulate_grad_batches / float(values)

@@ -29,6 +29,7 @@ from acestep.training.fit import Adapter, Start, load_pipeline, save_result, sel
 from acestep.training.module import Optimization, Trained, freeze
 from acestep.training.planner import Curriculum, PlannerData, PlannerModule
 from acestep.training.randomness import derived_generator
+from acestep.training.sharding import gather
 from acestep.training.tokenizer import TokenizerModule
 from acestep.training.trainer import TrainerConfig
 from acestep.weights.open import open_checkpoint
@@ -157,6 +158,7 @@ class PlannerTask:
         module = PlannerModule(model, parts.optimization, parts.seed, self.judged)
 
         def save(trainer: Trainer, folder: Path) -> None:
+            gather(model.network)
             if not trainer.is_global_zero:
                 return
             if base is None:

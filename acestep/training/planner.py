@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from acestep.conditioning.metadata import checked
 from acestep.data import Draw, LatentDataset
 from acestep.evaluation.planning import planned_right
 from acestep.planner.decoding import Decoding
 from acestep.planner.examples import Lesson, compose, improvise, listen
-from acestep.planner.learning import Lessons, collate, losses
+from acestep.planner.learning import Lessons, Losses, collate, losses
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import Planner, PlannerConfig, metadata
 from acestep.planner.vocabulary import Vocabulary
 from acestep.training.codes import SongCodes
 from acestep.training.data import DataConfig, LatentData
 from acestep.training.module import Optimization, PartLoss, Trained
+from acestep.training.sharding import Sharded, is_sharded, shard_language, whole
 from acestep.types import Song
 
 
@@ -134,6 +138,13 @@ class PlannerModule(Trained):
         self.model = model
         self.planner = Planner(model, PlannerConfig(path="", codes=False, decoding=Decoding(temperature=0.0)))
         self.judged = judged
+        self.network.surprise = partial(_surprise, self.network)
+
+    def configure_model(self) -> None:
+        """Under FSDP2, spread the parameters over the processes; a second call finds it done."""
+        if isinstance(self.trainer.strategy, Sharded) and not is_sharded(self.network):
+            mesh = self.trainer.strategy.device_mesh["data_parallel"]
+            shard_language(self.network, self.network.get_decoder().layers, mesh, "surprise")
 
     def training_step(self, batch: LessonBatch, index: int) -> dict[str, Any]:
         """One batch's share of its step's loss; by part beside it, for whoever watches."""
@@ -155,13 +166,20 @@ class PlannerModule(Trained):
             self.note("code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
 
     def _losses(self, batch: LessonBatch) -> PartLoss:
-        found = losses(self.network, batch.lessons)
+        found = Losses(*self.network.surprise(batch.lessons))
         return PartLoss(found.total, found.count.detach(), found.parts)
 
     def _accuracy(self, songs: Sequence[Song]) -> dict[str, list[float]]:
         """Whether each field that a song has is planned as it is, by the likeliest tokens."""
         was_training = self.network.training
         self.network.eval()
-        right = planned_right(self.planner, songs)
+        with whole(self.network):
+            right = planned_right(self.planner, songs)
         self.network.train(was_training)
         return right
+
+
+def _surprise(network: PreTrainedModel, lessons: Lessons) -> tuple[Tensor, Tensor]:
+    """``losses`` as a pair: what is spread over processes is brought together for tensors alone."""
+    found = losses(network, lessons)
+    return found.totals, found.counts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from acestep.models.acestep import AceStep
@@ -118,6 +119,29 @@ def shard(network: AceStep, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(network, method)
 
 
+def shard_language(network: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, method: str) -> None:
+    """Spread a language model over ``mesh``, to be called by ``method``: one that returns tensors."""
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    register_fsdp_forward_method(network, method)
+
+
+@contextmanager
+def whole(network: nn.Module) -> Iterator[None]:
+    """Hold all of ``network`` in every process, so that each may call it as often as it likes."""
+    spread = [module for module in network.modules() if isinstance(module, FSDPModule)]
+    for module in spread:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in spread:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
 def _owned(null: Callable[[Conditions], Conditions], conditions: Conditions) -> Conditions:
     """Null conditions that outlive the whole parameter that they are a view of."""
     made = null(conditions)
@@ -140,8 +164,11 @@ def is_sharded(network: nn.Module) -> bool:
 
 def gather(network: nn.Module) -> None:
     """Put whole parameters, on the CPU, in place of the shards; all processes must call it. Training ends here."""
+    wholes: dict[DTensor, nn.Parameter] = {}  # what several modules share stays shared
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                whole = nn.Parameter(parameter.detach().full_tensor().cpu(), requires_grad=parameter.requires_grad)
-                module._parameters[name] = whole
+                if parameter not in wholes:
+                    tensor = parameter.detach().full_tensor().cpu()
+                    wholes[parameter] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+                module._parameters[name] = wholes[parameter]

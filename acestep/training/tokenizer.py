@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.data import LatentBatch
@@ -34,6 +35,7 @@ class TokenizerModule(Trained):
         self.pipeline = pipeline
         self.silence = pipeline.conditioner.silence
         self.counts = torch.zeros(self.network.tokenizer.quantizer.codebook_size)
+        self.moments = torch.zeros(3 + pipeline.autoencoder.latent_channels, dtype=torch.float64)
 
     def training_step(self, batch: LatentBatch, index: int) -> dict[str, Any]:
         """One batch's share of its step's loss."""
@@ -42,26 +44,40 @@ class TokenizerModule(Trained):
         return self.step_of(loss, len(batch))
 
     def validation_step(self, batch: LatentBatch, index: int) -> None:
-        """The error of held-out songs, and what share of their variance the round trip explains."""
+        """The error of held-out songs."""
         clean = batch.mean.float()
         loss, codes = self._loss(clean, batch)
         self.log_parts(loss)
-        heard = clean[batch.frame_mask]
-        share = 1.0 - loss.total / (heard - heard.mean(0)).square().sum().clamp(min=FLOOR)
-        self.note("explained_variance", share, len(heard))
+        heard = clean[batch.frame_mask].double()
+        apart = torch.stack([loss.total.double(), heard.square().sum(), torch.tensor(len(heard)).to(heard)])
+        self.moments += torch.cat([apart, heard.sum(0)]).cpu()
         used = codes[self.network.tokenizer.code_mask(batch.frame_mask)]
         self.counts += torch.bincount(used, minlength=len(self.counts)).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """How the held-out songs use the codes."""
-        counts = self.trainer.strategy.reduce(self.counts.to(self.device), reduce_op="sum").cpu()
-        for name, value in code_use(counts).items():
+        """How much of all held-out frames the round trip explains, and how they use the codes."""
+        error, squares, frames, *sums = self._of_all(self.moments.float()).double()
+        variance = squares - torch.stack(sums).square().sum() / frames
+        self.note("explained_variance", float(1.0 - error / variance.clamp(min=FLOOR)))
+        for name, value in code_use(self._of_all(self.counts)).items():
             self.note(f"code_{name}", value)
         self.counts.zero_()
+        self.moments.zero_()
+
+    def _of_all(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums.to(self.device, copy=True), reduce_op="sum").cpu()
 
     def _loss(self, clean: Float[Tensor, "b t c"], batch: LatentBatch) -> tuple[PartLoss, Tensor]:
-        quantized, codes = self.network.tokenizer(clean, self.silence.to(clean))
+        quantized, codes = self.network.tokenizer(self._filled(clean, batch.frame_mask), self.silence.to(clean))
         again = self.network.detokenizer(quantized)[:, : clean.shape[1]]
         errors = (again - clean).square()[batch.frame_mask]
         count = torch.tensor(float(errors.numel()), device=errors.device)
         return PartLoss(errors.sum(), count, {}), codes
+
+    def _filled(self, clean: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c"]:
+        """Every song up to its last code's end as if it were alone: silence from its start, not a batch's padding."""
+        window = self.network.tokenizer.window
+        missing = -clean.shape[1] % window
+        clean, mask = F.pad(clean, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+        after = (~mask).cumsum(1).sub(1).clamp(0, window - 1)
+        return torch.where(mask[..., None], clean, self.silence[0].to(clean)[after])

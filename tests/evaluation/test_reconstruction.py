@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import OOBLECK
 
+from acestep.assembly import load_autoencoder
 from acestep.audio import Audio
-from acestep.evaluation.reconstruction import level_error, reconstruct, reconstruction, si_sdr, stereo_errors
-from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.evaluation.joined import joined
+from acestep.evaluation.mel import MelSpec
+from acestep.evaluation.metrics import FrechetDistance, OracleAdherence
+from acestep.evaluation.prompts import ListPrompts, MicroPrompts
+from acestep.evaluation.reconstruction import (
+    ReconstructionStudy,
+    level_error,
+    reconstruct,
+    reconstruction,
+    si_sdr,
+    stereo_errors,
+)
+from acestep.micro import fitted_autoencoder
+from acestep.pipeline import Pipeline
+from acestep.synth.oracles import FACTORS
 
 SONG = 0.3 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
 OTHER = 0.3 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(1))
@@ -40,9 +54,46 @@ def test_the_song_itself_is_the_best_reconstruction() -> None:
     assert all(best[name] < worse[name] for name in best.keys() - {"si_sdr_db"})
 
 
-def test_songs_of_any_rate_are_rebuilt_and_timed() -> None:
-    autoencoder = Oobleck(OobleckConfig(**OOBLECK)).eval()
-    autoencoder.init_weights(torch.Generator().manual_seed(0))
-    found = list(reconstruct(autoencoder, [Audio(SONG, 400), Audio(SONG[:1], 200)]))
-    assert [values["seconds"] for values in found] == [10, 20]
+def test_songs_of_any_rate_are_rebuilt_and_timed(tiny: Path) -> None:
+    found = list(reconstruct(Pipeline.from_pretrained(tiny), [Audio(SONG, 4000), Audio(SONG[:1], 2000)]))
+    assert [values["seconds"] for values in found] == [1, 2]
     assert all(values["seconds_per_second"] > 0 and math.isfinite(values["si_sdr_db"]) for values in found)
+
+
+def study(folder: Path, songs: int) -> ReconstructionStudy:
+    prompts = MicroPrompts(path=str(folder), songs=songs, seed=24_000)
+    fad = FrechetDistance(embedder=MelSpec())
+    return ReconstructionStudy(prompts=prompts, metrics={"adherence": OracleAdherence(), "fad": fad})
+
+
+@pytest.mark.slow
+def test_oracles_hear_in_the_shipped_autoencoders_songs_what_they_hear_in_the_originals(tmp_path: Path) -> None:
+    pipeline = Pipeline.from_pretrained("micro")
+    results = study(tmp_path / "world", 12)(pipeline, pipeline.sampler, tmp_path / "out")
+    found = results.summary()["reconstruction"]
+    kept = found["kept"]
+    assert set(kept) == {f"adherence.{name}" for name in ("mean", *FACTORS)}
+    assert all(kept[name]["original"] > 0.95 and kept[name]["share"] >= 0.95 for name in kept)
+    assert found["n"] == len(results.values("near.si_sdr_db", "rebuilt")) == 12
+    assert found["sets"]["fad"]["fad"] > 0
+    two = joined({"one": results, "other": results}, "autoencoder")
+    assert set(two.blocks["reconstruction"]) == {"one", "other"}
+    assert len(two.cells) == 4
+
+
+def test_recordings_are_needed(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "songs.jsonl").write_text('{"caption": "x"}\n')
+    pipeline = Pipeline.from_pretrained(tiny)
+    wanted = ReconstructionStudy(prompts=ListPrompts(path=str(tmp_path / "songs.jsonl")), metrics={})
+    with pytest.raises(ValueError, match=r"eval\.prompts: holds no recordings"):
+        wanted(pipeline, pipeline.sampler, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_shipped_autoencoder_is_what_the_foundation_fits() -> None:
+    """To the half precision that it is stored in."""
+    made, shipped = fitted_autoencoder(seed=0).state_dict(), load_autoencoder("micro").state_dict()
+    assert made.keys() == shipped.keys()
+    for name, value in shipped.items():
+        torch.testing.assert_close(made[name], value, rtol=1e-3, atol=1e-4)

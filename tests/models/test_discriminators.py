@@ -70,6 +70,25 @@ def test_the_difference_hears_what_the_channels_alone_do_not() -> None:
     torch.testing.assert_close(sum_difference(sum_difference(AUDIO)), AUDIO / 2)
 
 
+def test_a_batch_is_judged_as_its_songs_are(judges: Discriminator) -> None:
+    """Whatever a song is batched with: then ranks and batches of any size make the same step."""
+    wanted = AUDIO * torch.logspace(0, -3, len(AUDIO))[:, None, None]
+    made = wanted + 0.01 * torch.randn(AUDIO.shape, generator=torch.Generator().manual_seed(1))
+
+    def losses(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        real, other = judges(wanted), judges(made)
+        spectral = [stft_distance(made, wanted), mel_distance(made, wanted, 400), stereo_distance(made, wanted)["stft"]]
+        return torch.stack([*spectral, judge_loss(real, other), deceive_loss(other), feature_loss(real, other)])
+
+    alone = [losses(one[None], other[None]) for one, other in zip(made, wanted, strict=True)]
+    torch.testing.assert_close(losses(made, wanted), torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_silence_does_not_drown_out_music() -> None:
+    quiet = torch.zeros_like(AUDIO)
+    assert stft_distance(quiet + 1e-3, quiet) < stft_distance(torch.zeros_like(AUDIO), AUDIO)
+
+
 def test_distances_have_finite_gradients_in_silence() -> None:
     made = torch.zeros_like(AUDIO, requires_grad=True)
     (stft_distance(made, torch.zeros_like(AUDIO)) + mel_distance(made, AUDIO, 400)).backward()

@@ -154,7 +154,8 @@ def test_draws_follow_the_probabilities() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def shares(**settings: float) -> list[float]:
-        drawn = torch.tensor([Decoding(**settings).pick(logits, generator) for _ in range(1500)])
+        rows = logits.expand(1500, -1)
+        drawn = Decoding(**settings).pick(rows, [generator] * len(rows))
         return (drawn.bincount(minlength=4) / 1500).tolist()
 
     assert shares(temperature=1.0, top_p=1.0) == pytest.approx(logits.softmax(0).tolist(), abs=0.05)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hydra.core.global_hydra import GlobalHydra
+from tiny import NETWORK
 from training import jobs
 from training.jobs import Train
 
 import train
 from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
+from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.pipeline import Pipeline
 from acestep.training.dit import DiTModule
+from acestep.weights.open import open_checkpoint
+from acestep.weights.save import save_checkpoint
 
 SONGS = 11
 
@@ -39,6 +46,45 @@ def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_settings(folder, settings)
     write_shard(folder / "songs-00000.parquet", rows, settings)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noises of unequal length and rate."""
+    folder = tmp_path_factory.mktemp("sounds")
+    random = np.random.default_rng(0)
+    for index in range(SONGS):
+        rate = 200 if index % 2 else 400
+        soundfile.write(folder / f"{index}.wav", 0.1 * random.normal(size=(rate + 37 * index, 2)), rate)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with 64 codes: a vocabulary of 64,000 takes seconds to write down."""
+    config = {**NETWORK, "fsq_input_levels": [4, 4, 4]}
+    network = AceStep(AceStepConfig.from_dict(config))
+    network.init_weights(torch.Generator().manual_seed(0))
+    checkpoint = replace(open_checkpoint(tiny), network_config=config, network=network.state_dict())
+    return save_checkpoint(checkpoint, tmp_path_factory.mktemp("coded") / "coded")
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planner of random weights, for an adapter to be trained on."""
+    model = jobs.SMALL_LANGUAGE(["song 1", "[verse]\nla"], 64, torch.Generator().manual_seed(0))
+    return model.save(tmp_path_factory.mktemp("language") / "lm")
+
+
+@pytest.fixture(scope="session")
+def trainings(coded: Path, tiny: Path, store: Path, sounds: Path, language: Path) -> dict[str, tuple]:
+    """Every training but the DiT's by its name: where it reads from, and its settings."""
+    return {
+        "planner": ((coded, store), {"task": jobs.PLANNER}),
+        "adapted planner": ((coded, store), {"task": jobs.adapted(language)}),
+        "tokenizer": ((tiny, store), {"task": jobs.TOKENIZER}),
+        "autoencoder": ((tiny, sounds), {"task": jobs.AUTOENCODER, "trainer": {"gradient_clip": None}}),
+    }
 
 
 Run = Callable[..., DiTModule]

@@ -9,33 +9,43 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from tiny import OOBLECK
 from torch.distributed.tensor import DTensor
 
 from acestep.adapters import LoRA
 from acestep.config.folder import newest_checkpoint
 from acestep.flow import ConditionDropout, FlowMatching
 from acestep.models.acestep import AceStepConfig
+from acestep.models.discriminators import DiscriminatorConfig
+from acestep.planner.begin import Pretrained, Scratch
+from acestep.training.audio import AudioConfig
 from acestep.training.callbacks import Checkpoints, Watch
-from acestep.training.data import DataConfig, LatentData
+from acestep.training.data import DataConfig, LatentData, SongStream
 from acestep.training.dit import DiTModule
 from acestep.training.ema import EMA
 from acestep.training.fit import Start, fit, load_pipeline, select_trained
+from acestep.training.jobs import AutoencoderTask, Job, Parts, PlannerTask, TokenizerTask
 from acestep.training.loggers import TableLogger
-from acestep.training.module import Optimization
+from acestep.training.module import Optimization, Trained
 from acestep.training.optim import AdamW
+from acestep.training.planner import Curriculum
 from acestep.training.schedules import WarmupCosine
 from acestep.training.sharding import gather
 from acestep.training.trainer import TrainerConfig
+from acestep.training.watch import WatchParts
 from acestep.weights.open import open_checkpoint
 
 ALL = r"^decoder\.|^encoder\.|^null_condition_emb$"
 FINAL = "final.pt"
 GRADIENT = "gradient.pt"
+OPTIMIZATION = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
 Train = Callable[..., Path]
 """Runs ``train.py`` in a folder, with what is given beside; returns the folder."""
 
@@ -44,36 +54,104 @@ def train(
     folder: Path,
     places: tuple[Path, Path],
     *,
+    task: Task | DiT | None = None,
     steps: int = 6,
     adapter: LoRA | None = None,
-    trainable: str = ALL,
     callbacks: Sequence[Callback] = (),
     ema: bool = False,
     trainer: dict[str, Any] | None = None,
     **data: Any,
-) -> DiTModule:
+) -> Trained:
     """Train in ``folder``, from its newest checkpoint where it has one; returns the module afterwards.
 
-    ``places`` are the checkpoint and the store to train with.
+    ``places`` are the checkpoint and the songs to train with; without a ``task``, a DiT trains, or its ``adapter``.
     """
-    tiny, store = places
     torch.manual_seed(torch.seed())  # nothing may hang on the ambient seed
-    config = AceStepConfig.from_dict(open_checkpoint(tiny).network_config)
-    pipeline = load_pipeline(str(tiny), config, Start.pretrained, seed=1)
-    select_trained(pipeline.network, trainable, adapter, seed=1)
     settings = TrainerConfig(**{"accelerator": "cpu", "max_steps": steps, "validate_every": 3} | (trainer or {}))
-    settings.prepare(pipeline.network.decoder.layers)
-    objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
-    optimization = Optimization(optimizer=AdamW(lr=1e-2), lr=WarmupCosine(warmup=2))
-    module = DiTModule(pipeline, objective, optimization, seed=1, validation_times=2)
-    wanted = DataConfig(**{"path": str(store), "batch_size": 2, "held_out": 2} | data)
+    wanted = {"path": str(places[1]), "batch_size": 2, "held_out": 2} | data
+    task = task or DiT(adapter)
+    module, songs = task(places[0], settings, wanted)
     periodic = Checkpoints(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
-    made = settings(
-        [periodic, Watch(every=1), *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))]
-    )
+    watch = Watch(every=1) if isinstance(task, DiT) else WatchParts(every=1)
+    made = settings([periodic, watch, *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))])
     last = folder / "checkpoints" / "last.ckpt"
-    module.finished = fit(made, module, LatentData(wanted, seed=1), newest_checkpoint(folder), last)
+    module.finished = fit(made, module, songs, newest_checkpoint(folder), last)
     return module
+
+
+@dataclass(frozen=True)
+class DiT:
+    """The DiT's training, watched closely."""
+
+    adapter: LoRA | None = None
+    trainable: str = ALL
+
+    def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[DiTModule, LatentData]:
+        pipeline = load_pipeline(str(tiny), _config(tiny), Start.pretrained, seed=1)
+        select_trained(pipeline.network, self.trainable, self.adapter, seed=1)
+        settings.prepare(pipeline.network.decoder.layers)
+        objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
+        module = DiTModule(pipeline, objective, OPTIMIZATION, seed=1, validation_times=2)
+        return module, LatentData(DataConfig(**data), seed=1)
+
+
+def _config(tiny: Path) -> AceStepConfig:
+    return AceStepConfig.from_dict(open_checkpoint(tiny).network_config)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the other trainings, as ``train.py`` builds it of its parts."""
+
+    task: Callable[[Parts], Job]
+    trainable: str = "."
+    start: Start = Start.pretrained
+    adapter: LoRA | None = None
+    data: Callable[..., Any] = DataConfig
+    rate: float = 1e-2
+
+    def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[Trained, SongStream]:
+        parts = Parts(
+            weights=str(tiny),
+            start=self.start,
+            model=_config(tiny),
+            trainable=self.trainable,
+            adapter=self.adapter,
+            objective=FlowMatching(),
+            data=self.data(**data),
+            optimization=Optimization(optimizer=AdamW(lr=self.rate), lr=WarmupCosine(warmup=2)),
+            trainer=settings,
+            seed=1,
+        )
+        job = self.task(parts)
+        return job.module, job.data
+
+
+SMALL_LANGUAGE = Scratch(
+    vocabulary=300,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+)
+LESSONS = Curriculum(improvise=0.2, listen=0.3)
+PLANNER = Task(PlannerTask(language=SMALL_LANGUAGE, curriculum=LESSONS, judged=2))
+TOKENIZER = Task(TokenizerTask(), trainable=r"^(de)?tokenizer\.")
+JUDGES = DiscriminatorConfig(channels=4, sizes=(32, 16))
+AUTOENCODER = Task(
+    AutoencoderTask(oobleck=OOBLECK, discriminator=JUDGES),
+    start=Start.scratch,
+    data=partial(AudioConfig, frames=8),
+    rate=1e-4,
+)
+
+
+def adapted(language: Path) -> Task:
+    """LoRA on the language model in ``language``."""
+    task = PlannerTask(language=Pretrained(path=str(language)), curriculum=LESSONS, judged=2)
+    return Task(task, adapter=LoRA(rank=2, alpha=4, dropout=0.2))
 
 
 class DieAfter(Callback):

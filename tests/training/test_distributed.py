@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,8 @@ def alone(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def assert_same_run(one: Path, other: Path) -> None:
-    for name in WATCHED:
+def assert_same_run(one: Path, other: Path, watched: Sequence[str] = WATCHED) -> None:
+    for name in watched:
         there, here = jobs.curve(one, name), jobs.curve(other, name)
         assert there.keys() == here.keys()
         assert here == pytest.approx(there, rel=1e-5, abs=1e-6), name
@@ -53,6 +55,43 @@ def test_two_processes_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_p
     trainer = {"strategy": strategy, "devices": "2"}
     assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **EIGHT) == [0, 0]
     assert_same_run(alone, tmp_path)
+
+
+OTHERS = {
+    "planner": ("val/loss_codes", "val/code_perplexity", "val/metadata_accuracy"),
+    "adapted planner": ("val/loss_codes", "val/code_perplexity"),
+    "tokenizer": ("val/explained_variance", "val/code_perplexity"),
+    "autoencoder": ("val/si_sdr_db", "val/latent_std", "train/loss_features"),
+}
+"""What is watched of each of the other trainings, beside its loss."""
+OTHER = {name: value for name, value in EIGHT.items() if name != "ema"}
+
+
+@pytest.fixture(scope="module")
+def alone_too(trainings: dict[str, tuple], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same run of another training."""
+
+    @cache
+    def made(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        places, settings = trainings[kind]
+        assert jobs.run(1, folder, places, batch_size=4, **OTHER | settings) == [0]
+        return folder
+
+    return made
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [*((kind, "ddp") for kind in OTHERS), ("planner", "fsdp2"), ("adapted planner", "fsdp2")]
+)
+def test_two_processes_of_the_other_trainings_too(
+    kind: str, strategy: str, alone_too: Callable[[str], Path], trainings: dict[str, tuple], tmp_path: Path
+) -> None:
+    places, settings = trainings[kind]
+    trainer = {"strategy": strategy, "devices": "2"} | settings.get("trainer", {})
+    assert jobs.run(2, tmp_path, places, batch_size=2, **OTHER | settings | {"trainer": trainer}) == [0, 0]
+    assert_same_run(alone_too(kind), tmp_path, (*WATCHED[:3], *OTHERS[kind]))
 
 
 @pytest.mark.long

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
@@ -57,17 +56,6 @@ def trained(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
         return folder
 
     return _trained
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noises of unequal length and rate."""
-    folder = tmp_path_factory.mktemp("sounds")
-    random = np.random.default_rng(0)
-    for index in range(6):
-        rate = 200 if index % 2 else 400
-        soundfile.write(folder / f"{index}.wav", 0.1 * random.normal(size=(rate + 37 * index, 2)), rate)
-    return folder
 
 
 def losses(folder: Path) -> dict[str, float]:

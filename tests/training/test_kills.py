@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,23 +23,34 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 KILLS = int(os.environ.get("ACESTEP_KILLS", "1"))
 STEPS = 2 * KILLS + 4
-KINDS = {"sft": {}, "lora": {"adapter": LoRA(rank=2, alpha=4, dropout=0.2)}}
-
-
-def settings(kind: str) -> dict[str, Any]:
-    """Average on, two batches a step, two loader processes; 9 songs end epochs in the midst of steps."""
-    trainer = {"accumulate": 2, "validate_every": 7}
-    return {"steps": STEPS, "ema": True, "trainer": trainer, "workers": 2, **KINDS[kind]}
+DIT = {"sft": {}, "lora": {"adapter": LoRA(rank=2, alpha=4, dropout=0.2)}}
+OTHERS = ("planner", "adapted planner", "tokenizer", "autoencoder")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def kinds(tiny: Path, store: Path, trainings: dict[str, tuple]) -> dict[str, tuple]:
+    """By name, where a training reads from and its settings.
+
+    Average on, two loader processes, and two batches a step where steps accumulate; 9 songs end epochs in the midst of
+    steps.
+    """
+    common = {"steps": STEPS, "ema": True, "workers": 2}
+    twice = {"accumulate": 2, "validate_every": 7}
+    found = {name: ((tiny, store), {"trainer": twice, **kind}) for name, kind in DIT.items()}
+    for name, (places, kind) in trainings.items():
+        found[name] = places, {**kind, "trainer": kind.get("trainer", twice)}
+    return {name: (places, common | kind) for name, (places, kind) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(kinds: dict[str, tuple], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a run of each kind that nothing has stopped."""
 
     @cache
     def made(kind: str) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        assert jobs.run(1, folder, (tiny, store), **settings(kind)) == [0]
+        folder = tmp_path_factory.mktemp("whole")
+        places, settings = kinds[kind]
+        assert jobs.run(1, folder, places, **settings) == [0]
         return folder
 
     return made
@@ -52,27 +62,29 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert all(torch.equal(here[name], value) for name, value in there.items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*DIT, *OTHERS])
 def test_killed_again_and_again_it_ends_as_if_never(
-    kind: str, uninterrupted: Callable[[str], Path], tiny: Path, store: Path, tmp_path: Path
+    kind: str, uninterrupted: Callable[[str], Path], kinds: dict[str, tuple], tmp_path: Path
 ) -> None:
     whole, broken, chance = uninterrupted(kind), tmp_path / "broken", random.Random(kind)
+    places, settings = kinds[kind]
     for kill in range(KILLS):
         # Checkpoints come at every second step, so that each attempt leaves one more.
         death = jobs.DieAfter(chance.choice([2, 3]), seed=kill)
-        assert jobs.run(1, broken, (tiny, store), callbacks=[death], **settings(kind)) == [-signal.SIGKILL]
-    assert jobs.run(1, broken, (tiny, store), **settings(kind)) == [0]
+        assert jobs.run(1, broken, places, callbacks=[death], **settings) == [-signal.SIGKILL]
+    assert jobs.run(1, broken, places, **settings) == [0]
     assert_same_bits(whole, broken)
     assert jobs.curve(broken) == jobs.curve(whole)
 
 
 def test_terminated_it_saves_stops_in_peace_and_goes_on(
-    uninterrupted: Callable[[str], Path], tiny: Path, store: Path, tmp_path: Path
+    uninterrupted: Callable[[str], Path], kinds: dict[str, tuple], tmp_path: Path
 ) -> None:
-    assert jobs.run(1, tmp_path, (tiny, store), callbacks=[jobs.TermAt(2)], **settings("sft")) == [0]
+    places, settings = kinds["sft"]
+    assert jobs.run(1, tmp_path, places, callbacks=[jobs.TermAt(2)], **settings) == [0]
     stopped = newest_checkpoint(tmp_path)
     assert stopped.name == "stopped.ckpt"
     assert torch.load(stopped, weights_only=True)["global_step"] == 3
-    assert jobs.run(1, tmp_path, (tiny, store), **settings("sft")) == [0]
+    assert jobs.run(1, tmp_path, places, **settings) == [0]
     assert not stopped.exists()
     assert_same_bits(uninterrupted("sft"), tmp_path)
