@@ -15,7 +15,7 @@ PEERS = {
     "train": ("train", "our training step beside diffusers' DiT's, full and LoRA"),
     "length": ("length", "what a song's length costs in time and memory"),
     "load": ("loading", "opening a checkpoint beside reading its bytes"),
-    "eval": ("evaluation", "metrics beside torchmetrics and SciPy"),
+    "eval": ("metrics", "metrics beside torchmetrics and SciPy"),
 }
 """Benchmarks that live beside the package, since they import what we are compared with: module and purpose."""
 

@@ -103,3 +103,16 @@ def test_tasks(tmp_path: Path) -> None:
     for row in found["repaint_strength"]["rows"]:
         assert row["worst outside dB"] < -60
     assert found["source_strength"]["moves"][tasks.MELODY]["n"] == 2
+
+
+def test_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "eval.json"
+    arguments = ["--windows", "60", "--dimensions", "8", "--rounds", "1", "--clock", "cpu", "--json", str(file)]
+    assert main(["bench", "eval", *arguments]) == 0
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert [(row["name"][:3], row["peer"]) for row in rows] == [
+        ("FAD", "torchmetrics"),
+        ("FAD", "SciPy"),
+        ("KID", "torchmetrics"),
+    ]
+    assert all(row["error"] < 1e-9 and row["share_of_peak"] > 0 for row in rows)

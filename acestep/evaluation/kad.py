@@ -51,7 +51,11 @@ def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "n d"], kernel: Kernel
         return sum(float(kernel(p, q).sum()) for p in a.split(block) for q in b.split(block))
 
     def within(a: Tensor) -> float:
-        diagonal = sum(float(kernel(row[None], row[None])) for row in a)
-        return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
+        blocks, sums = a.split(block), 0.0
+        for index, p in enumerate(blocks):
+            own = kernel(p, p)
+            sums += float(own.sum() - own.diagonal().sum())
+            sums += 2.0 * sum(float(kernel(p, q).sum()) for q in blocks[index + 1 :])
+        return sums / (len(a) * (len(a) - 1))
 
     return within(x) + within(y) - 2.0 * total(x, y) / (len(x) * len(y))

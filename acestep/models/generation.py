@@ -16,13 +16,13 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from acestep.models.dit import DiT, DiTLayer, modulated
-from acestep.models.layers import Mask, Rotary, attend, hide
+from acestep.models.dit import DiT, DiTLayer
+from acestep.models.layers import Mask, RMSNorm, Rotary, SwiGLU, attend, hide
 from acestep.types import Conditions
 
-ROWS = 1024
+ROWS = 2048
 """Positions that a processor takes through a layer at a time, so that what is made of them stays in its cache."""
 
 Block = tuple[slice, slice]
@@ -35,6 +35,7 @@ class Generation:
     def __init__(self, decoder: DiT) -> None:
         self.decoder = decoder
         self._heard: dict[int, Heard] = {}
+        self._scratch = Scratch()
 
     @torch.no_grad()
     def __call__(
@@ -65,7 +66,8 @@ class Generation:
         rotary, masks = first.layout(decoder, x)
         embedding, modulation = decoder.times(t[:1], torch.zeros_like(t[:1]), dtype)
         for index, (layer, kind) in enumerate(zip(_layers(decoder), decoder.config.stack.layer_types, strict=True)):
-            x = _evaluated(layer, x, modulation, rotary, masks[kind], [branch.answers[index] for branch in branches])
+            answers = [branch.answers[index] for branch in branches]
+            x = _evaluated(layer, x, modulation, rotary, masks[kind], answers, self._scratch)
         return decoder.leave(x, embedding)[:, : x_t.shape[1]]
 
 
@@ -154,36 +156,71 @@ def _evaluated(
     rotary: Rotary,
     mask: Mask,
     branches: Sequence[Answer],
+    scratch: Scratch,
 ) -> Float[Tensor, "g s h"]:
-    """``DiTLayer.forward`` of ``x`` under each of ``branches``; while they are the same, ``x`` is there once."""
+    """``DiTLayer.forward`` of ``x`` under each of ``branches``; while they are the same, ``x`` is there once.
+
+    Writes over ``x``.
+    """
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = layer.modulations(modulation, x.dtype)
     attention, songs = layer.self_attn, branches[0].songs
 
     def project(block: Block) -> tuple[Tensor, ...]:
-        y = modulated(layer.self_attn_norm(x[block]), shift, scale)
+        y = _prepared(x[block], layer.self_attn_norm, shift, scale)
         cos, sin = rotary
         turn = cos[block[1]], sin[block[1]]
         return attention.queries(y, turn), *attention.keys_values(y, turn)
 
     q, k, v = _by_blocks(project, x)
     heard = attend(q, k, v, mask)
+    for block in _blocks(x):
+        x[block].addcmul_(gate, attention.o_proj(heard[block]))
     if len(x) < songs * len(branches):
-        x, heard = (part.repeat(len(branches), 1, 1) for part in (x, heard))
-
-    def settle(block: Block) -> tuple[Tensor]:
-        y = torch.addcmul(x[block], gate, attention.o_proj(heard[block]))
+        x = x.repeat(len(branches), 1, 1)
+    for block in _blocks(x):
+        y = x[block]
         for number, answer in enumerate(branches):
             first, last = max(block[0].start, number * songs), min(block[0].stop, (number + 1) * songs)
             if first < last:
                 rows = slice(first - block[0].start, last - block[0].start)
                 y[rows] += answer(layer, y[rows], slice(first - number * songs, last - number * songs))
-        return (torch.addcmul(y, mlp_gate, transform(modulated(layer.mlp_norm(y), mlp_shift, mlp_scale))),)
-
-    def transform(y: Tensor) -> Tensor:  # ``SwiGLU.forward`` that writes over what nobody needs again
-        return layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(y), inplace=True).mul_(layer.mlp.up_proj(y)))
-
-    (x,) = _by_blocks(settle, x)
+        y.addcmul_(mlp_gate, _transformed(layer.mlp, _prepared(y, layer.mlp_norm, mlp_shift, mlp_scale), scratch))
     return x
+
+
+def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:
+    """``modulated(norm(x), shift, scale)`` in fewer turns."""
+    y = norm.unit(x)
+    return torch.addcmul(shift, y, norm.weight * (1 + scale), out=y)
+
+
+def _transformed(mlp: SwiGLU, x: Tensor, scratch: Scratch) -> Tensor:
+    """``mlp(x)``, written over what nobody needs again."""
+    gate, up = scratch.of(mlp.gate_proj, x, "gate"), scratch.of(mlp.up_proj, x, "up")
+    return mlp.down_proj(F.silu(gate, inplace=True).mul_(up))
+
+
+class Scratch:
+    """Memory that layer after layer writes its largest products to.
+
+    Torch asks the system for it and hands it back every time, and a processor then fills it page by page: with more
+    effort than all norms together. An accelerator's is kept by torch.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
+        """``linear(x)``, to be used before the next of that name is asked for."""
+        plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter  # else adapted, or quantised
+        if not plain or linear.bias is not None or x.device.type != "cpu":
+            return linear(x)
+        rows, width = x.shape[0] * x.shape[1], linear.out_features
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < rows * width or kept.dtype != x.dtype:
+            kept = self._kept[name] = x.new_empty(rows * width)
+        out = kept[: rows * width].view(rows, width)
+        return torch.mm(x.reshape(rows, -1), linear.weight.t(), out=out).view(*x.shape[:2], width)
 
 
 def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor, "g s h"]) -> tuple[Tensor, ...]:

@@ -65,11 +65,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """``x`` with mean square 1, times the weight."""
+        return self.unit(x) * self.weight
+
+    def unit(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        """``x`` with mean square 1."""
         if x.device.type != "cpu":
-            return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+            return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype)
         # Torch has no kernel of its own for it there; a norm makes no square of ``x`` to be written and read again.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        return (x * (norm.square() / x.shape[-1] + self.eps).rsqrt()).to(x.dtype) * self.weight
+        return (x * (norm.square() / x.shape[-1] + self.eps).rsqrt()).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -180,8 +184,9 @@ def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
 def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
     """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
     cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
-    first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
+    half = x.shape[-1] // 2
+    signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+    return torch.addcmul(x * cos, x.roll(half, dims=-1), signed)
 
 
 def attend(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from networks import TINY, network, normal, random_conditions
-from torch import Tensor
+from torch import Tensor, nn
 
 from acestep.flow import APG, CFG, Euler, Heun, Linear, Sampler
 from acestep.models import generation
@@ -83,3 +83,15 @@ def test_generations_do_not_share_what_they_keep() -> None:
             model.generation()(x_t, TIME, conditions), model.velocity(x_t, TIME, conditions), atol=3e-5, rtol=1e-4
         )
         assert (model.generation()(x_t, TIME, conditions) - before).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_memory_that_is_kept_fits_every_song_and_any_kind_of_projection() -> None:
+    model = network()
+    mlp = model.decoder.layers[1].mlp
+    mlp.gate_proj = nn.Sequential(mlp.gate_proj)  # as an adapter stands in its place
+    field = model.generation()
+    for frames in (33, 150, 33):
+        conditions, x_t = two_songs(frames, seed=frames)
+        made, expected = field(x_t, TIME, conditions), model.velocity(x_t, TIME, conditions)
+        torch.testing.assert_close(made, expected, atol=3e-5, rtol=1e-4)

@@ -1,0 +1,120 @@
+"""Our distances between sets of embeddings beside torchmetrics and SciPy: the same windows, process and machine.
+
+``python -m benchmarks.metrics --json FILE``. Operations are those of matrix products alone; roots and eigenvalues, in
+which most of the time goes, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from acestep.evaluation.fad import frechet_distance
+from acestep.evaluation.gaussian import Moments
+from acestep.evaluation.kad import kid
+from benchmarks.measure import CLOCKS, Row, best_seconds, count_flops, machine, matmul_peak, report
+
+PACKAGES = ("torch", "torchmetrics", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """One metric, ours and a peer's: both from windows to a number."""
+
+    name: str
+    ours: Callable[[], float]
+    peer: str
+    theirs: Callable[[], float]
+
+
+def pairings(windows: int, dimensions: int) -> Iterator[Pairing]:
+    """The metrics that have a peer, on ``windows`` windows a side; in float64, as all of them compute."""
+    generator = torch.Generator().manual_seed(0)
+    reference, made = (torch.randn(windows, dimensions, generator=generator, dtype=torch.float64) for _ in range(2))
+    made = 1.2 * made + 0.1
+    size = f"{windows} x {dimensions}"
+
+    def fad() -> float:
+        return frechet_distance(Moments.of(reference).gaussian(), Moments.of(made).gaussian())
+
+    fid = FrechetInceptionDistance(feature=_same(dimensions), normalize=True)
+    yield Pairing(name=f"FAD {size}", ours=fad, peer="torchmetrics", theirs=lambda: _compared(fid, reference, made))
+    yield Pairing(name=f"FAD {size}", ours=fad, peer="SciPy", theirs=lambda: scipys_distance(reference, made))
+    whole = KernelInceptionDistance(feature=_same(dimensions), subsets=1, subset_size=windows, normalize=True)
+    yield Pairing(
+        name=f"KID {size}",
+        ours=lambda: kid(reference, made),
+        peer="torchmetrics",
+        theirs=lambda: _compared(whole, reference, made),
+    )
+
+
+def scipys_distance(reference: Tensor, made: Tensor) -> float:
+    """The Fréchet distance by the root of the covariances' product, as most tools have it."""
+    a, b = reference.numpy(), made.numpy()
+    one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(one @ other)
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(one + other - 2 * root.real))
+
+
+def _same(dimensions: int) -> nn.Module:
+    same = nn.Identity()
+    same.num_features = dimensions
+    return same
+
+
+def _compared(metric: FrechetInceptionDistance | KernelInceptionDistance, reference: Tensor, made: Tensor) -> float:
+    metric.reset()
+    metric.set_dtype(torch.float64)
+    metric.update(reference, real=True)
+    metric.update(made, real=False)
+    found = metric.compute()
+    return float(found[0] if isinstance(found, tuple) else found)
+
+
+def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], float]) -> Row:
+    """Both on the same windows."""
+    error = abs(pairing.ours() - pairing.theirs())
+    ours_s, peer_s = best_seconds(pairing.ours, pairing.theirs, rounds=rounds, clock=clock)
+    flops = count_flops(pairing.ours)
+    return Row(
+        name=pairing.name,
+        ours_s=ours_s,
+        peer=pairing.peer,
+        peer_s=peer_s,
+        ratio=peer_s / ours_s,
+        flops=flops,
+        share_of_peak=flops / ours_s / peak,
+        error=error,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every metric at the dimensions asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__.splitlines()[0])
+    parser.add_argument("--windows", type=int, default=2000, help="embeddings in each set (default 2000)")
+    parser.add_argument("--dimensions", nargs="+", type=int, default=[128, 512], help="of each (default 128 512)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    options = parser.parse_args(arguments)
+    peak = matmul_peak()
+    rows = [
+        compare(pairing, options.rounds, peak, CLOCKS[options.clock])
+        for dimensions in options.dimensions
+        for pairing in pairings(options.windows, dimensions)
+    ]
+    report(rows, machine(peak, PACKAGES), options.json)
+
+
+if __name__ == "__main__":
+    main()
