@@ -26,6 +26,8 @@ from acestep.weights.open import open_checkpoint
 
 PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
 """Of Qwen3-Embedding-0.6B and the published autoencoder."""
+WHOLE_SONG = 4500
+"""Latent frames of three minutes, where songs are not cropped."""
 COLUMNS = ("weights", "adapter", "optimizer", "gradients", "activations", "others")
 MODES = (*AUTO_ORDER, Memory.fp8)
 
@@ -83,7 +85,7 @@ def planned(cfg: DictConfig) -> Training:
         adapter=build(cfg.adapter) or None,
         optimizer=build(cfg.optimizer),
         trainer=build(cfg.trainer),
-        batch=Batch(songs=cfg.data.batch_size, frames=cfg.data.crop_frames),
+        batch=Batch(songs=cfg.data.batch_size, frames=cfg.data.crop_frames or WHOLE_SONG),
         average=bool(cfg.callbacks.ema),
     )
 

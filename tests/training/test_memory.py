@@ -9,6 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from acestep.adapters import Adapter, Base, LoRA
+from acestep.bench import training_table
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.memory import stored_bytes, tensor_bytes
@@ -66,7 +67,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("all, recomputed", "LoRA, int8")
+LONG = (pytest.mark.slow, pytest.mark.long)
+
+
+@pytest.mark.parametrize("kind", [name if name in QUICK else pytest.param(name, marks=LONG) for name in KINDS])
 def test_a_real_step_takes_what_was_predicted(kind: str) -> None:
     wanted = KINDS[kind]
     plan, network = wanted.plan(others=0), real(wanted.model)
@@ -78,9 +83,7 @@ def test_a_real_step_takes_what_was_predicted(kind: str) -> None:
     assert plan.gradients + plan.activations == pytest.approx(found, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "optimizer", [AdamW(), Muon(), Prodigy(), pytest.param(AdamW8bit(), marks=(pytest.mark.slow, pytest.mark.long))]
-)
+@pytest.mark.parametrize("optimizer", [AdamW(), Muon(), Prodigy(), pytest.param(AdamW8bit(), marks=LONG)])
 def test_states_take_what_was_predicted(optimizer: Optimizer) -> None:
     network = real(training().model)
     named = [(name, value) for name, value in network.named_parameters() if name.startswith("decoder.")]
@@ -90,3 +93,21 @@ def test_states_take_what_was_predicted(optimizer: Optimizer) -> None:
     made.step()
     held = [value for state in made.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     assert optimizer.state_bytes(named) == pytest.approx(sum(tensor_bytes(value) for value in held), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card() -> None:
+    plans = {what: training(what).plan(others=0) for what in Recompute}
+    assert plans[Recompute.full].kept < plans[Recompute.selective].kept < plans[Recompute.none].kept
+    alone = plans[Recompute.none]
+    shared = training(strategy="fsdp2", devices="2").plan(others=0)
+    assert shared.optimizer == alone.optimizer // 2
+    assert shared.gradients == alone.gradients // 2
+    assert shared.weights > alone.weights // 2, "some layers are whole"
+    head, names, *rows = training_table("micro_lora")
+    assert "8 x 4500 frames, 32-true" in head
+    assert names.split()[-2:] == ["total", "card"]
+    assert [row.split()[0] for row in rows] == [what.value for what in Recompute]
+    assert rows[0].split()[1] == "*"
+    assert all(int(row.split()[-1]) >= 12 for row in rows)
