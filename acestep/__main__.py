@@ -117,16 +117,19 @@ def verify(options: argparse.Namespace) -> int:
 
 def bench_memory(options: argparse.Namespace) -> int:
     """Measure or predict the memory that each mode takes."""
-    from acestep.bench import memory_table, predicted_table
+    from acestep.bench import memory_table, predicted_table, training_table
     from acestep.config.compose import composed
     from acestep.config.run import CONFIGS, build
 
     if not 0 < options.seconds < float("inf"):
         raise ValueError(f"seconds={options.seconds:g}: need > 0")
-    if options.model:
-        known = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
-        if options.model not in known:
-            raise ValueError(f"model={options.model}: not in configs/model; use one of {', '.join(known)}")
+    for group in ("model", "experiment"):
+        known, asked = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")), getattr(options, group)
+        if asked and asked not in known:
+            raise ValueError(f"{group}={asked}: not in configs/{group}; use one of {', '.join(known)}")
+    if options.experiment:
+        lines = training_table(options.experiment)
+    elif options.model:
         lines = predicted_table(
             build(composed("train", [f"model={options.model}"]).model), options.model, options.seconds
         )

@@ -9,18 +9,26 @@ from multiprocessing import get_context
 from time import perf_counter
 
 import torch
+from omegaconf import DictConfig
 
 from acestep.assembly import named_dtype
+from acestep.config.compose import composed
+from acestep.config.run import build
 from acestep.config.studio import machine
 from acestep.flow.schedule import Linear
 from acestep.memory import AUTO_ORDER, GIB, Memory, Stages, peak_memory, predict, stages_of, stored_bytes
 from acestep.models.acestep import AceStepConfig
 from acestep.pipeline import Pipeline
+from acestep.training.memory import Batch, Training
+from acestep.training.recompute import Recompute
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
 
 PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
 """Of Qwen3-Embedding-0.6B and the published autoencoder."""
+WHOLE_SONG = 4500
+"""Latent frames of three minutes, where songs are not cropped."""
+COLUMNS = ("weights", "adapter", "optimizer", "gradients", "activations", "others")
 MODES = (*AUTO_ORDER, Memory.fp8)
 
 
@@ -67,6 +75,33 @@ def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str
     for mode, stage in stages.items():
         columns = [stage.weights[part] + stage.activations[part] for part in stage.weights]
         yield f"{mode.value:<14}" + "".join(f"{size / GIB:>14.2f}" for size in (*columns, stage.peak(mode.offloads)))
+
+
+def planned(cfg: DictConfig) -> Training:
+    """What of a composed ``train.yaml`` decides its memory."""
+    return Training(
+        model=build(cfg.model),
+        trainable=cfg.trainable,
+        adapter=build(cfg.adapter) or None,
+        optimizer=build(cfg.optimizer),
+        trainer=build(cfg.trainer),
+        batch=Batch(songs=cfg.data.batch_size, frames=cfg.data.crop_frames or WHOLE_SONG),
+        average=bool(cfg.callbacks.ema),
+    )
+
+
+def training_table(experiment: str) -> Iterator[str]:
+    """A line for each way of recomputing in ``experiment``, its own marked: what each device holds, predicted."""
+    wanted = planned(composed("train", [f"experiment={experiment}", "weights=W", "data.path=D"]))
+    batch, devices = wanted.batch, f"{wanted.shards} devices that share" if wanted.shards > 1 else "each device"
+    precision = wanted.trainer.precision
+    yield f"{experiment}, {batch.songs} x {batch.frames} frames, {precision}, {devices}, predicted; GiB"
+    yield f"{'recompute':<14}" + "".join(f"{name:>12}" for name in (*COLUMNS, "total", "card"))
+    for what in Recompute:
+        plan = replace(wanted, trainer=replace(wanted.trainer, recompute=what)).plan()
+        name = what.value + (" *" if what is wanted.trainer.recompute else "")
+        sizes = "".join(f"{getattr(plan, column) / GIB:>12.2f}" for column in (*COLUMNS, "total"))
+        yield f"{name:<14}{sizes}{plan.card or 'none':>12}"
 
 
 def _first(stages: dict[Memory, Stages]) -> Stages:

@@ -47,10 +47,12 @@ def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Be
         "memory",
         help="what each way of fitting a model into memory takes",
         description="Make a song in every mode of infer.py's memory=..., each in a process of its own, and print peaks "
-        "and times beside what memory=auto predicts; with --model, predict for a published model without weights.",
+        "and times beside what memory=auto predicts; with --model, predict for a published model without weights; with "
+        "--experiment, predict what each device of a training holds.",
     )
     command.add_argument("--weights", default="micro", help="checkpoint to measure (default micro)")
     command.add_argument("--model", help="predict only, for a config of configs/model, such as xl_sft")
+    command.add_argument("--experiment", help="predict a training of configs/experiment, such as xl_lora")
     command.add_argument("--seconds", type=float, default=60.0, help="length of the song (default 60)")
     command.add_argument(
         "--steps", type=int, default=4, help="sampler steps, which memory does not depend on (default 4)"

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from acestep.adapters import adapter_base, is_adapter
+from acestep.adapters import Base, adapter_base, is_adapter
+from acestep.adapters.base import BLOCK, SCALERS, fits_nf4
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
@@ -59,6 +60,8 @@ class Memory(Enum):
 CPU = torch.device("cpu")
 ROW_BYTES = {"int8": 5, "fp8": 4}
 """What torchao stores with every row of 8-bit weights: a float32 scale, and for int8 a zero point."""
+NF4_BYTES = 1 / 2 + 1 / BLOCK + 4 / (BLOCK * SCALERS)
+"""Of a number in nf4: itself, its share of its block's scaler, and that one's of its own."""
 AUTO_ORDER = (Memory.full, Memory.offload, Memory.int8, Memory.int8_offload)
 
 
@@ -118,16 +121,19 @@ def quantise(network: AceStep, kind: str) -> None:
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are stored: of a quantised one its numbers and its scales."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return sum(_stored(tensor) for tensor in tensors.values())
+    return sum(tensor_bytes(tensor) for tensor in tensors.values())
 
 
 def predicted_bytes(module: nn.Module, dtype: torch.dtype, quantised: str | None = None) -> int:
-    """Bytes of ``module`` in ``dtype``, its linear weights in 8 bits where ``quantised`` names a type."""
+    """Bytes of ``module`` in ``dtype``, its linear weights in 8 or 4 bits where ``quantised`` names a type."""
     total = sum(tensor.numel() * dtype.itemsize for tensor in (*module.parameters(), *module.buffers()))
-    if quantised:
-        weights = [part.weight for part in module.modules() if type(part) is nn.Linear]
-        total -= sum(weight.numel() * (dtype.itemsize - 1) - len(weight) * ROW_BYTES[quantised] for weight in weights)
-    return total
+    if not quantised:
+        return total
+    weights = [part.weight for part in module.modules() if type(part) is nn.Linear]
+    if quantised == Base.nf4.value:
+        weights = [weight for weight in weights if fits_nf4(weight)]
+        return total - int(sum(weight.numel() * (dtype.itemsize - NF4_BYTES) for weight in weights))
+    return total - sum(weight.numel() * (dtype.itemsize - 1) - len(weight) * ROW_BYTES[quantised] for weight in weights)
 
 
 def predict(
@@ -224,11 +230,11 @@ def _activations(
     }
 
 
-def _stored(tensor: Any) -> int:
+def tensor_bytes(tensor: Any) -> int:
     """Bytes of a tensor, or of the tensors that a quantised one is made of."""
     if hasattr(tensor, "__tensor_flatten__") and type(tensor) not in (torch.Tensor, nn.Parameter):
         names, _ = tensor.__tensor_flatten__()
-        return sum(_stored(getattr(tensor, name)) for name in names)
+        return sum(tensor_bytes(getattr(tensor, name)) for name in names)
     return tensor.numel() * tensor.element_size()
 
 

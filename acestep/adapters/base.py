@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Base(Enum):
@@ -51,9 +51,13 @@ def hold(module: nn.Module, base: Base) -> None:
             _to_nf4(layer)
 
 
+def fits_nf4(weight: Tensor) -> bool:
+    """Whether ``weight`` is held in 4 bits; small or odd matrices, whose values do not fill blocks of scalers, stay."""
+    return weight.numel() % (BLOCK * SCALERS) == 0
+
+
 def _to_nf4(layer: nn.Linear) -> None:
-    """Small or odd matrices, whose values do not fill blocks of scalers, stay as they are."""
     from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4
 
-    if layer.weight.numel() % (BLOCK * SCALERS) == 0:
+    if fits_nf4(layer.weight):
         layer.weight = nn.Parameter(to_nf4(layer.weight.detach(), BLOCK, SCALERS), requires_grad=False)

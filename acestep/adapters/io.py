@@ -26,7 +26,22 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> str:
-    """Name or path of the weights that the adapter in ``folder`` was trained on; paths are relative to ``folder``."""
+    """Name or path of the weights that the adapter in ``folder`` was trained on; paths are relative to ``folder``.
+
+    Raises:
+        ValueError: if they are not told, or lead back to the adapter, in one step or several.
+    """
+    base = place = _told_base(folder)
+    passed = {folder.resolve()}
+    while (under := _adapter_at(place)) is not None:
+        if under in passed:
+            raise ValueError(f"{folder / BASE_FILE}: leads back to itself; name the weights that it was trained on")
+        passed.add(under)
+        place = _told_base(under)
+    return base
+
+
+def _told_base(folder: Path) -> str:
     path = folder / BASE_FILE
     if not path.is_file():
         raise ValueError(
@@ -37,9 +52,13 @@ def adapter_base(folder: Path) -> str:
     if not isinstance(base, str) or not base:
         raise ValueError(f'{path}: need {{"weights": "name or path"}} of what the adapter was trained on; write it')
     place = (folder / base).resolve()
-    if folder.resolve() in (place, place / "weights"):
-        raise ValueError(f"{path}: names the adapter itself; name the weights that it was trained on")
     return str(place) if place.is_dir() else base
+
+
+def _adapter_at(place: str) -> Path | None:
+    """The adapter that a folder is, or a run folder holds."""
+    folders = (Path(place).resolve(), Path(place).resolve() / "weights")
+    return next((folder for folder in folders if is_adapter(folder)), None)
 
 
 def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:

@@ -55,12 +55,28 @@ class DiTConfig:
     padding: Padding = Padding.upstream
 
 
-class Transpose(nn.Module):
-    """Swap time and channels, for a convolution among linear layers."""
+class ToPatches(nn.Conv1d):
+    """A convolution that steps as far as it reaches, as the matrix product that it is: channels last, before and after.
 
-    def forward(self, x: Float[Tensor, "b i j"]) -> Float[Tensor, "b j i"]:
-        """``x`` with its last two axes swapped."""
-        return x.transpose(1, 2)
+    Its own kernel would leave channels apart in memory, which costs every layer a copy, and torch's compiler for the
+    CPU (2.11) its right gradients.
+    """
+
+    def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b s h"]:
+        """One row for each patch."""
+        patches = x.unflatten(1, (-1, self.stride[0])).transpose(2, 3).flatten(2)
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class FromPatches(nn.ConvTranspose1d):
+    """The way back, likewise."""
+
+    def forward(self, x: Float[Tensor, "b s h"], output_size: list[int] | None = None) -> Float[Tensor, "b t c"]:
+        """The frames of each patch."""
+        patch = self.stride[0]
+        assert self.bias is not None
+        frames = F.linear(x, self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(patch))
+        return frames.unflatten(2, (patch, -1)).flatten(1, 2)
 
 
 class TimestepEmbedding(nn.Module):
@@ -130,18 +146,14 @@ class DiT(nn.Module):
         stack, patch = config.stack, config.patch_size
         width = stack.hidden_size
         self.config = config
-        # Source latents, chunk mask and noisy latents share a frame's channels.
-        self.proj_in = nn.Sequential(
-            Transpose(), nn.Conv1d(3 * config.channels, width, patch, stride=patch), Transpose()
-        )
+        # Source latents, chunk mask and noisy latents share a frame's channels. Published names begin at 1.
+        self.proj_in = nn.Sequential(nn.Identity(), ToPatches(3 * config.channels, width, patch, stride=patch))
         self.time_embed = TimestepEmbedding(width)
         self.time_embed_r = TimestepEmbedding(width)
         self.condition_embedder = nn.Linear(config.condition_size, width)
         self.layers = nn.ModuleList(DiTLayer(stack) for _ in stack.layer_types)
         self.norm_out = RMSNorm(width, stack.rms_norm_eps)
-        self.proj_out = nn.Sequential(
-            Transpose(), nn.ConvTranspose1d(width, config.channels, patch, stride=patch), Transpose()
-        )
+        self.proj_out = nn.Sequential(nn.Identity(), FromPatches(width, config.channels, patch, stride=patch))
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, width))
 
     def forward(

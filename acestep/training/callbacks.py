@@ -175,9 +175,10 @@ class SampleSongs(Callback):
             return
         data = trainer.datamodule.validation
         wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
-        for index, audio in enumerate(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted))):
-            if not trainer.is_global_zero:
-                continue
+        # In the run's precision: under an adapter, not all weights have one type.
+        with trainer.precision_plugin.val_step_context():
+            songs = list(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted)))
+        for index, audio in enumerate(songs if trainer.is_global_zero else []):
             audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
             _hear(trainer, f"samples/{index:02d}", audio)
 

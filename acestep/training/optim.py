@@ -16,7 +16,7 @@ LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Optimizer:
+class Optimizer:
     """What every optimiser is told: rate, decay of matrices, and which parameters move at another rate.
 
     Vectors (norms, biases) are not decayed.
@@ -56,6 +56,10 @@ class _Optimizer:
             for (rate, is_vector), parameters in sorted(groups.items(), key=lambda item: (item[0][1], -item[0][0]))
         ]
 
+    def state_bytes(self, named: Named) -> int:
+        """Bytes of the states of these parameters, in float32: two moments unless a kind says otherwise."""
+        return sum(8 * parameter.numel() for _, parameter in named)
+
     def _rate(self, name: str, depth: int) -> float:
         given = next((rate for pattern, rate in self.rates.items() if re.search(pattern, name)), 1.0)
         layer = LAYER.search(name)
@@ -68,7 +72,7 @@ def _check_betas(betas: tuple[float, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(_Optimizer):
+class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Args:
@@ -92,7 +96,7 @@ class AdamW(_Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW8bit(_Optimizer):
+class AdamW8bit(Optimizer):
     """AdamW whose moments take one byte each (Dettmers et al. 2022, arXiv 2110.02861), as torchao implements it.
 
     Differs from ``AdamW``: tensors of fewer than 4,096 values keep their moments in fp32.
@@ -112,6 +116,11 @@ class AdamW8bit(_Optimizer):
         # Early, since it tells torch that checkpoints may hold such moments; optional, and slow to import.
         import torchao.optim  # noqa: F401
 
+    def state_bytes(self, named: Named) -> int:
+        """Two bytes a value, and two float32 scales for each 256."""
+        sizes = [parameter.numel() for _, parameter in named]
+        return sum(2 * size + 8 * size // 256 if size >= 4096 and size % 256 == 0 else 8 * size for size in sizes)
+
     def __call__(self, named: Named) -> torch.optim.Optimizer:
         """The optimiser of these parameters."""
         from torchao.optim import AdamW8bit as Torchao
@@ -120,7 +129,7 @@ class AdamW8bit(_Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prodigy(_Optimizer):
+class Prodigy(Optimizer):
     """Finds its step size by itself (Mishchenko and Defazio 2023, arXiv 2306.06101); ``lr`` is a factor on it.
 
     Args:
@@ -140,6 +149,10 @@ class Prodigy(_Optimizer):
         if self.rates or self.layer_decay != 1:
             raise ValueError("optimizer.rates, optimizer.layer_decay: Prodigy finds one rate for all; use another")
 
+    def state_bytes(self, named: Named) -> int:
+        """Two moments, the start, and a sum of gradients."""
+        return sum(16 * parameter.numel() for _, parameter in named)
+
     def __call__(self, named: Named) -> torch.optim.Optimizer:
         """The optimiser of these parameters."""
         from prodigyopt import Prodigy as Mishchenko  # optional
@@ -155,7 +168,7 @@ class Prodigy(_Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(_Optimizer):
+class Muon(Optimizer):
     """Orthogonalised momentum (Jordan 2024) for the layers' matrices, and AdamW for all else, at one learning rate.
 
     Updates of matrices are scaled to AdamW's root mean square (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that
@@ -178,12 +191,21 @@ class Muon(_Optimizer):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optimizer.momentum={self.momentum:g}: need 0 <= momentum < 1")
 
-    def __call__(self, named: Named) -> torch.optim.Optimizer:
-        """The optimiser of these parameters."""
+    def state_bytes(self, named: Named) -> int:
+        """One momentum of a matrix, AdamW's moments of the rest."""
+        theirs, rest = self._split(named)
+        return sum(4 * parameter.numel() for _, parameter in theirs) + super().state_bytes(rest)
+
+    def _split(self, named: Named) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
+        """What is Muon's, and what AdamW's."""
         named = list(named)
         is_matrix = [parameter.ndim == 2 and bool(re.search(self.matrices, name)) for name, parameter in named]
         theirs = [pair for pair, matrix in zip(named, is_matrix, strict=True) if matrix]
-        rest = [pair for pair, matrix in zip(named, is_matrix, strict=True) if not matrix]
+        return theirs, [pair for pair, matrix in zip(named, is_matrix, strict=True) if not matrix]
+
+    def __call__(self, named: Named) -> torch.optim.Optimizer:
+        """The optimiser of these parameters."""
+        theirs, rest = self._split(named)
         if not theirs:
             raise ValueError(f"optimizer.matrices={self.matrices}: finds no trained matrix; use optimizer=adamw")
         parts: list[torch.optim.Optimizer] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -44,7 +44,14 @@ def recompute(layers: Iterable[nn.Module], what: Recompute) -> None:
     if what is Recompute.selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, **options)
+        layer.forward = _checkpointed(layer.forward, options)
+
+
+def _checkpointed(forward: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    def checkpointed(*args: Any) -> Any:  # a function, since torch compiles no functools.partial
+        return checkpoint(forward, *args, **options)
+
+    return checkpointed
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -47,7 +47,8 @@ class ScoreSongs(Callback):
             raise ValueError("callbacks.score: one process cannot make songs under fsdp2; set callbacks.score=null")
         pipeline = module.pipeline
         out = self.folder / f"step_{trainer.global_step:06d}"
-        values = means(self.evaluation(pipeline, self.sampler or pipeline.sampler, out))
+        with trainer.precision_plugin.val_step_context():
+            values = means(self.evaluation(pipeline, self.sampler or pipeline.sampler, out))
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 

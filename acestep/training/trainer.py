@@ -21,6 +21,9 @@ from acestep.files import atomic
 from acestep.training.recompute import Recompute, recompute
 from acestep.training.sharding import Sharded
 
+COMPILER = {"triton.mix_order_reduction": False}
+"""Where that is on, torch 2.10 to 2.13 lose gradients of modulations that are parts of one table (pytorch#193061)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -69,7 +72,7 @@ class TrainerConfig:
         recompute(layers, self.recompute)
         if self.compile:
             for layer in layers:
-                layer.compile()
+                layer.compile(options=COMPILER)
 
     def __call__(self, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
         """The trainer. ``callbacks`` report at their own pace, so that no step waits for a logger."""

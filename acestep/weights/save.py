@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,11 @@ from acestep.weights.native import write_native
 from acestep.weights.open import is_checkpoint
 from acestep.weights.upstream import write_upstream
 
-WRITERS = {"native": write_native, "upstream": write_upstream, "diffusers": write_diffusers}
+WRITERS: Mapping[str, Callable[..., None]] = {
+    "native": write_native,
+    "upstream": write_upstream,
+    "diffusers": write_diffusers,
+}
 
 
 def save_checkpoint(
@@ -42,8 +47,5 @@ def save_checkpoint(
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise ValueError(f"{folder}: holds files but no checkpoint; name a new or empty folder")
     with replacing(folder) as aside:
-        if base is None:
-            WRITERS[layout](checkpoint, aside, dtype)
-        else:
-            write_native(checkpoint, aside, dtype, base)
+        WRITERS[layout](checkpoint, aside, dtype, **({} if base is None else {"base": base}))
     return folder

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapters.blocks import Block, generator, moved
 from peft import inject_adapter_in_model, set_peft_model_state_dict
 from tiny import NETWORK
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.adapters import (
     OFT,
-    Adapter,
     AdapterLayout,
     Base,
     Kept,
@@ -44,42 +44,6 @@ KINDS = {
 }
 IMPOSSIBLE = {("dora", Base.nf4), ("oft", Base.int8)}
 GRID = [(kind, base) for kind in KINDS for base in Base if (kind, base) not in IMPOSSIBLE]
-
-
-class Block(nn.Module):
-    """Large enough for whole blocks of nf4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj, self.o_proj = nn.Linear(64, 256), nn.Linear(256, 64, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.o_proj(torch.tanh(self.q_proj(x)))
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def block() -> Block:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Block()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(5, 64, generator=generator())
-
-
-def moved(module: nn.Module, adapter: Adapter) -> nn.Module:
-    """``module`` with an adapter whose numbers are none of their start values."""
-    adapter(module, generator())
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator())
-    return module
 
 
 @pytest.mark.parametrize(("kind", "base"), GRID, ids=lambda value: getattr(value, "value", value))

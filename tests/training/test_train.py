@@ -47,6 +47,11 @@ def test_an_adapter_run_leaves_a_peft_folder_that_the_pipeline_plays(
     assert not torch.equal(with_adapter.samples, without.samples)
 
 
+def test_songs_are_sampled_over_weights_of_two_types(trained: Train, tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", "logger=table", *LORA, "adapter.base=bfloat16", "trainer.precision=bf16-mixed")
+    assert {path.parent.name for path in (folder / "samples").rglob("*.flac")} == {"step_000002", "step_000004"}
+
+
 def test_terminated_it_names_the_command_that_goes_on(
     trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
