@@ -164,8 +164,10 @@ def corruption(songs: int, seed: int) -> dict[str, Any]:
 
 
 def hear(scorers: Mapping[str, Any], audios: Sequence[Audio]) -> Hearings:
-    """What every metric hears of the songs."""
-    return {name: [scorer.ear.hear(audio) for audio in audios] for name, scorer in scorers.items()}
+    """What every metric hears of the songs; metrics of one ear hear together."""
+    ears = {scorer.ear.fingerprint: scorer.ear for scorer in scorers.values()}
+    heard = {mark: [ear.hear(audio) for audio in audios] for mark, ear in ears.items()}
+    return {name: heard[scorer.ear.fingerprint] for name, scorer in scorers.items()}
 
 
 def mixed(clean: Hearings, spoilt_ones: Hearings, count: int) -> Hearings:
@@ -196,11 +198,11 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 def picture(found: Mapping[str, Any]) -> Figure:
     """One panel for each corruption: every metric as a share of its value for clean songs."""
     ways = list(found["curves"])
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
     shown = (("adherence.mean", INK, "oracles"), ("clap.of_mean", ACCENT, "CLAP"), ("tempo.acc1", "#3f9c6b", "tempo"),
              ("key.mirex", "#9b59b6", "key"))  # fmt: skip
     for place, way in enumerate(ways, 1):
-        axes = figure.add_subplot(2, -(-len(ways) // 2), place)
+        axes = figure.add_subplot(-(-len(ways) // 3), 3, place)
         for column, color, name in shown:
             values = np.array(found["curves"][way][column])
             axes.plot(found["levels"], values / values[0], color=color, marker="o", label=name, markersize=3)

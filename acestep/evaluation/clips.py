@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from acestep.adapters.read import find_adapter
 from acestep.audio import Audio, read_audio
 from acestep.evaluation.cells import ADAPTERS, Cell
 from acestep.evaluation.files import digest, digest_module, digest_tensor
+from acestep.evaluation.hearing import each_song
 from acestep.evaluation.prompts import Prompt, seed_of
 from acestep.evaluation.ranks import Ranks
 from acestep.files import atomic
@@ -120,7 +121,13 @@ class ClipStore:
     def _generate(self, clips: Sequence[Clip]) -> None:
         """Write the clips, and why there is none for those that the pipeline refused."""
         try:
-            for clip, audio in zip(clips, self._audios(clips), strict=True):
+            sampler = clips[0].cell.sampler
+            if sampler is None:
+                on_cpu = next(self.pipeline.network.parameters()).device.type == "cpu"
+                each_song(lambda clip: self._reconstruction(clip).save(clip.path), clips, at_once=on_cpu)
+                return
+            songs = self.pipeline.generate([clip.prompt.song for clip in clips], sampler, batch_size=len(clips))
+            for clip, audio in zip(clips, songs, strict=True):
                 audio.save(clip.path)
         except ValueError as error:
             if len(clips) > 1:
@@ -131,12 +138,6 @@ class ClipStore:
             log.warning("%s, %s: %s", clips[0].cell.label, clips[0].prompt.id, error)
             with atomic(clips[0].reason_path) as aside:
                 aside.write_text(str(error), encoding="utf-8")
-
-    def _audios(self, clips: Sequence[Clip]) -> Iterator[Audio]:
-        sampler = clips[0].cell.sampler
-        if sampler is None:
-            return map(self._reconstruction, clips)
-        return self.pipeline.generate([clip.prompt.song for clip in clips], sampler, batch_size=len(clips))
 
     def _reconstruction(self, clip: Clip) -> Audio:
         """As much of the recording as the song is long, through the autoencoder."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +21,7 @@ from acestep.audio import Audio, read_audio
 from acestep.files import atomic
 
 Heard = dict[str, Tensor]
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Ear(Protocol):
@@ -64,12 +64,13 @@ class HearingStore:
         return audio
 
 
-@contextmanager
-def one_song_a_core() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has cores, each with one for itself: work on one song gains little by several."""
+def each_song(work: Callable[[Item], Result], items: Iterable[Item], at_once: bool = True) -> list[Result]:
+    """``work`` on every item, in order. One song gains little by several cores: ``at_once`` gives each a core."""
+    if not at_once:
+        return [work(item) for item in items]
     cores = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
+            return list(pool.map(work, items))
     finally:
         torch.set_num_threads(cores)

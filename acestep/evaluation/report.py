@@ -21,7 +21,7 @@ from acestep.evaluation import comparison, plots
 from acestep.evaluation import report_tables as tables
 from acestep.evaluation.cells import CEILING
 from acestep.evaluation.embedders import mono
-from acestep.evaluation.hearing import one_song_a_core
+from acestep.evaluation.hearing import each_song
 from acestep.evaluation.joined import named_results
 from acestep.evaluation.results import Results
 from acestep.evaluation.rows import Row
@@ -147,11 +147,8 @@ def _listen(part: Part) -> str:
     if results.headlines and len(ranks) > 1:
         column = results.headlines[0]
         head += f"<p class=facts>Ranks are by {escape(column)} at {escape(results.best(column))}, 1 is the best.</p>"
-    with one_song_a_core() as cores:
-        shown = cores.map(
-            lambda name: _song(part, name, f"rank {ranks[name]} of {len(ranks)}"), chosen(results, part.songs)
-        )
-        return head + "".join(shown)
+    names = chosen(results, part.songs)
+    return head + "".join(each_song(lambda name: _song(part, name, f"rank {ranks[name]} of {len(ranks)}"), names))
 
 
 def _song(part: Part, prompt_id: str, rank: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from acestep.evaluation.clips import Clip
-from acestep.evaluation.hearing import Ear, Heard, HearingStore, one_song_a_core
+from acestep.evaluation.hearing import Ear, Heard, HearingStore, each_song
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.rows import Row
@@ -63,8 +62,7 @@ class Scoring:
     def prepare(self, ranks: Ranks) -> None:
         """Hear the reference recordings together, let every metric refuse itself on them, and learn its corpus."""
         for scorer, paths in self._known_recordings():
-            with one_song_a_core() if _is_pure(scorer) else nullcontext() as cores:
-                list((cores.map if cores else map)(partial(self._hear, scorer.ear), ranks.share(paths)))
+            each_song(partial(self._hear, scorer.ear), ranks.share(paths), _is_pure(scorer))
         ranks.wait()
         for scorer in self.songwise.values():
             if hasattr(scorer, "check"):
@@ -87,8 +85,7 @@ class Scoring:
             for name, scorer in pure.items():
                 self._heard_of(name, scorer, [clip])
 
-        with one_song_a_core() as cores:
-            list(cores.map(hear_one, share))
+        each_song(hear_one, share)
         for name, scorer in self._all.items():
             self._heard_of(name, scorer, share)
 
