@@ -217,6 +217,28 @@ def _checkpoint_commands(commands: Commands) -> None:
     command.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
     command.set_defaults(command=verify)
 
+    command = commands.add_parser(
+        "describe",
+        help="say what is heard in recordings: caption, metadata and lyrics",
+        description="Recordings to codes, by a checkpoint's autoencoder and tokenizer, and codes to words, by a 5 Hz "
+        "language model that was taught to describe them.",
+    )
+    command.add_argument("songs", type=Path, nargs="+", help="audio files")
+    command.add_argument("--weights", default="micro", help="whose codes (default micro)")
+    command.add_argument("--planner", default="micro_planner", help="the language model: a folder or a Hub id")
+    command.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    command.add_argument("--temperature", type=float, default=0.3, help="of the draws (default 0.3, as upstream)")
+    command.add_argument("--device", default="cpu", help="where to run (default cpu)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write it there too")
+    command.set_defaults(command=hear)
+
+
+def hear(options: argparse.Namespace) -> int:
+    """Recordings to words."""
+    from acestep.config.listening import describe
+
+    return describe(options)
+
 
 if __name__ == "__main__":
     sys.exit(main())

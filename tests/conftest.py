@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-from tiny import write_tiny
+from tiny import NETWORK, write_tiny
 
 from acestep.audio import Audio
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.weights.open import open_checkpoint
+from acestep.weights.save import save_checkpoint
 
 # A first call compiles and imports, and a shared machine pauses: time is no property of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -29,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A native checkpoint folder of random weights, with every structure of the real one. Not to be written to."""
     return write_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with 64 codes: a vocabulary of 64,000 takes seconds to write down."""
+    config = {**NETWORK, "fsq_input_levels": [4, 4, 4]}
+    network = AceStep(AceStepConfig.from_dict(config))
+    network.init_weights(torch.Generator().manual_seed(0))
+    checkpoint = replace(open_checkpoint(tiny), network_config=config, network=network.state_dict())
+    return save_checkpoint(checkpoint, tmp_path_factory.mktemp("coded") / "coded")
 
 
 @pytest.fixture(scope="session")

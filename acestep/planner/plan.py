@@ -30,6 +30,10 @@ ASKED_FOR = ("bpm", "duration", "keyscale", "timesignature")
 """Fields without which a plan is not whole; upstream plans nothing where a request has them all."""
 
 
+LESSONS = "lessons"
+"""Where a language model's ``config.json`` says what it was taught; the published ones, which know all, do not."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """``song`` is ``request`` with every gap filled; ``codes`` are its music, five a second (none if not asked for)."""
@@ -153,7 +157,17 @@ class Planner:
         return [replace(plan, codes=found) for plan, found in zip(plans, codes, strict=True)]
 
     def describe(self, codes: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Description]:
-        """What music each song's codes are, lyrics included; ``seeds`` for the draws of each."""
+        """What music each song's codes are, lyrics included; ``seeds`` for the draws of each.
+
+        Raises:
+            ValueError: if the language model is known to have been taught to write codes alone, not to read them.
+        """
+        lessons = getattr(self.model.network.config, LESSONS, None)
+        if lessons and not lessons.get("listen"):
+            raise ValueError(
+                f"planner.path={self.config.path}: was never taught to describe codes; name one that was, or train it "
+                "with task.curriculum.listen above 0"
+            )
         asked = [prompts.understand(write_codes(song) or prompts.NOTHING_ASKED) for song in codes]
         lengths = [{"duration": round(len(song) / CODES_PER_SECOND)} if song else {} for song in codes]
         answers = self.model.write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.discriminators import Discriminator, DiscriminatorConfig
 from acestep.planner.begin import Pretrained
 from acestep.planner.model import LanguageModel
+from acestep.planner.plan import LESSONS
 from acestep.training.audio import AudioData
 from acestep.training.autoencoder import AutoencoderModule, Rebuild
 from acestep.training.codes import SongCodes
@@ -154,6 +155,7 @@ class PlannerTask:
                 f"weights={parts.weights} has {size}; start from another"
             )
         data.teach(codes, model.vocabulary, self.curriculum)
+        setattr(model.network.config, LESSONS, asdict(self.curriculum))
         base = self._adapt(model, parts)
         module = PlannerModule(model, parts.optimization, parts.seed, self.judged)
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from planner.tiny_language import language_model
 
+from acestep.__main__ import main
 from acestep.config.planning import find_language_model
 from acestep.pipeline import Pipeline
 from acestep.planner.hints import hints
@@ -171,3 +172,31 @@ def test_a_language_model_is_found_beside_the_weights(tmp_path: Path) -> None:
     for repository, folder in [("acestep-5Hz-lm-4B", "."), ("acestep-5Hz-lm-0.6B", "xl")]:
         found = find_language_model(f"ACE-Step/{repository}", weights)
         assert found.resolve() == (tmp_path / folder / repository).resolve()
+
+
+def test_recordings_are_described(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lm: Path) -> None:
+    """By a planner of random weights: whatever it hears, it says it in whole sentences of the grammar."""
+    soundfile.write(tmp_path / "s.wav", 0.1 * torch.ones(96_000, 2).numpy(), 48_000)
+    asked = ["describe", str(tmp_path / "s.wav"), "--weights", str(coded), "--planner", str(lm)]
+    assert main([*asked, "--json", str(tmp_path / "said.json"), "--temperature", "1"]) == 0
+    (said,) = json.loads((tmp_path / "said.json").read_text()).values()
+    assert yaml.safe_load(capsys.readouterr().out) == said
+    assert said["duration"] == 2
+    assert {"bpm", "caption", "keyscale", "language", "timesignature", "genres", "lyrics"} < said.keys()
+
+
+@pytest.mark.parametrize(
+    ("planner", "says"),
+    [
+        ("micro_planner", "planner=micro_planner: spells 1000 codes, and the tokenizer of weights="),
+        ("nowhere", "planner.path=nowhere: no language model there"),
+    ],
+)
+def test_what_cannot_be_described_is_one_sentence(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], planner: str, says: str
+) -> None:
+    soundfile.write(tmp_path / "s.wav", 0.1 * torch.ones(48_000, 2).numpy(), 48_000)
+    assert main(["describe", str(tmp_path / "s.wav"), "--weights", str(tiny), "--planner", planner]) == 1
+    assert says in capsys.readouterr().err
+    assert main(["describe", str(tmp_path / "no.wav")]) == 1
+    assert "no.wav: no such file" in capsys.readouterr().err

@@ -117,6 +117,12 @@ def test_codes_are_described(language: LanguageModel) -> None:
         assert found.genres
 
 
+def test_a_model_that_never_learned_to_listen_says_so() -> None:
+    deaf = PlannerConfig(path="micro_planner").load()
+    with pytest.raises(ValueError, match=r"planner\.path=micro_planner: was never taught to describe codes"):
+        deaf.describe([[1, 2]], [0])
+
+
 def test_a_saved_model_plans_the_same(language: LanguageModel, tmp_path: Path) -> None:
     folder = language.save(tmp_path / "lm")
     loaded = PlannerConfig(path=str(folder), rules=SHORT).load(lengths=Lengths(min_seconds=1.5, default_seconds=2.0))

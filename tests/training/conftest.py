@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,14 @@ import pytest
 import soundfile
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from tiny import NETWORK
 from training import jobs
 from training.jobs import Train
 
 import train
 from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
-from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.pipeline import Pipeline
 from acestep.training.dit import DiTModule
-from acestep.weights.open import open_checkpoint
-from acestep.weights.save import save_checkpoint
 
 SONGS = 11
 
@@ -57,16 +52,6 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rate = 200 if index % 2 else 400
         soundfile.write(folder / f"{index}.wav", 0.1 * random.normal(size=(rate + 37 * index, 2)), rate)
     return folder
-
-
-@pytest.fixture(scope="session")
-def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with 64 codes: a vocabulary of 64,000 takes seconds to write down."""
-    config = {**NETWORK, "fsq_input_levels": [4, 4, 4]}
-    network = AceStep(AceStepConfig.from_dict(config))
-    network.init_weights(torch.Generator().manual_seed(0))
-    checkpoint = replace(open_checkpoint(tiny), network_config=config, network=network.state_dict())
-    return save_checkpoint(checkpoint, tmp_path_factory.mktemp("coded") / "coded")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,54 @@
+"""``python -m acestep describe``: recordings to words, by way of their codes and the language model that reads them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acestep.audio import read_audio
+from acestep.config.planning import find_language_model
+from acestep.files import atomic
+from acestep.pipeline import Pipeline
+from acestep.planner.decoding import Decoding
+from acestep.planner.hints import audio_codes
+from acestep.planner.plan import Description, Planner, PlannerConfig, metadata
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Say what is heard in each recording."""
+    for file in options.songs:
+        if not file.is_file():
+            raise ValueError(f"songs={file}: no such file")
+    pipeline = Pipeline.from_pretrained(options.weights, options.device)
+    place = find_language_model(options.planner, options.weights)
+    config = PlannerConfig(path=str(place), decoding=Decoding(temperature=options.temperature))
+    planner = config.load(options.device)
+    known, spelled = pipeline.network.tokenizer.quantizer.codebook_size, planner.model.vocabulary.codes
+    if spelled < known:
+        raise ValueError(
+            f"planner={options.planner}: spells {spelled} codes, and the tokenizer of weights={options.weights} has "
+            f"{known}; name the planner of these weights"
+        )
+    found = {str(file): _heard(file, pipeline, planner, options.seed) for file in options.songs}
+    for file, said in found.items():
+        sys.stdout.write(f"# {file}\n{yaml.safe_dump(said, allow_unicode=True, sort_keys=False)}")
+    if options.json:
+        with atomic(options.json) as aside:
+            aside.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _heard(file: Path, pipeline: Pipeline, planner: Planner, seed: int) -> dict[str, Any]:
+    latents = pipeline.encode(read_audio(file)).mean[0]
+    codes = audio_codes(pipeline.network, [latents], pipeline.conditioner.silence)
+    return _in_words(planner.describe(codes, [seed])[0])
+
+
+def _in_words(heard: Description) -> dict[str, Any]:
+    """By the names that ``NAME.json`` beside a song has."""
+    return {**metadata(heard.song), "genres": heard.genres, "lyrics": heard.song.lyrics}
