@@ -34,6 +34,7 @@ from acestep.training.data import LatentData
 from acestep.training.dit import latents
 from acestep.training.fit import fit, load_pipeline, select_trained
 from acestep.training.randomness import derived_generator
+from acestep.training.tasks import layouts
 from benchmarks.measure import machine
 
 PACKAGES = ("torch", "lightning", "hydra-core")
@@ -84,7 +85,7 @@ class Bare:
         draws = [[derived_generator(self.seed, name, p) for p in positions] for name in ("posterior", "training")]
         conditioner = self.pipeline.conditioner
         with torch.no_grad():
-            inputs = conditioner.encode(batch.songs, batch.frames)
+            inputs = conditioner.encode(batch.songs, batch.frames, layouts(batch, conditioner.silence))
             conditions = self.network.condition(inputs, conditioner.silence)
         null = self.network.null(conditions)
         return self.objective(self.network.velocity, latents(batch, draws[0]), conditions, null, draws[1]).mean

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from acestep.files import atomic
@@ -113,10 +114,9 @@ def _draw(steps: Mapping[str, Mapping[str, float]]) -> Figure:
         if name == "val/loss":
             axes.plot(at, values, color="black", linewidth=2, marker="o", label="all")
         else:
-            axes.plot(
-                at, values, color=(0.1, 0.3, 0.2 + 0.8 * place / len(names)), label=name.removeprefix("val/loss_")
-            )
+            color = colormaps["viridis"](place / len(names))
+            axes.plot(at, values, color=color, marker=".", label=name.removeprefix("val/loss_t"))
     axes.set_xlabel("step")
     axes.set_ylabel("validation loss")
-    axes.legend(loc="upper right", fontsize=7, ncols=2)
+    axes.legend(title="t (1 = noise)", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure

@@ -67,7 +67,7 @@ class DiTModule(Trained):
             self.network.null(conditions),
             self.generators("training", positions),
             positions,
-            condition_parts(inputs, conditions, self.pipeline.conditioner.silence),
+            self._parts(inputs, conditions),
         )
         dropped = {name: songs.detach() for name, songs in loss.dropped.items()}
         return {
@@ -96,6 +96,12 @@ class DiTModule(Trained):
         trains = any(parameter.requires_grad for parameter in self.network.encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             return inputs, self.network.condition(inputs, conditioner.silence.to(self.device))
+
+    def _parts(self, inputs: ConditionInputs, conditions: Conditions) -> ConditionParts | None:
+        """Where conditions' parts are, if any of them is dropped by itself."""
+        if not self.objective.dropout.parts:
+            return None
+        return condition_parts(inputs, conditions, self.pipeline.conditioner.silence)
 
     def setup(self, stage: str) -> None:
         """The frozen text encoder is no part of the module's state, and so is moved by hand."""

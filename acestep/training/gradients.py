@@ -51,12 +51,11 @@ class Gradients:
         # Lightning has divided by the batches of a step, and its strategies by the ranks.
         factor = UNIT * trainer.world_size * trainer.accumulate_grad_batches / float(values)
         gradients = [parameter.grad for parameter in moved]
-        torch._foreach_mul_(gradients, factor)
-        self.norm = _norm(gradients)
+        self.norm = _norm(gradients) * factor
         if self.norm.isfinite():
             self._in_a_row = 0
-            if clip:
-                nn.utils.clip_grads_with_norm_(moved, clip, self.norm)
+            clipped = torch.clamp(clip / (self.norm + 1e-6), max=1.0) if clip else 1.0
+            torch._foreach_mul_(gradients, factor * clipped)
             return
         for parameter in moved:
             parameter.grad = None  # which every optimiser passes over, moments and weight decay included

@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from acestep.adapters import Adapter
 from acestep.config import registry
 from acestep.config.folder import identity
 from acestep.config.help import is_for
@@ -52,6 +53,12 @@ def test_an_experiment_composes_and_its_parts_build(experiment: str) -> None:
     with torch.device("meta"):
         network = AceStep(build(cfg.model))
     assert sum(parameter.numel() for parameter in network.parameters()) > 0
+
+
+@pytest.mark.parametrize("experiment", ["micro_lora", "xl_lora"])
+@pytest.mark.parametrize("adapter", ["dora", "loha", "lokr", "lora", "oft", "rslora"])
+def test_every_adapter_goes_with_an_experiment(experiment: str, adapter: str) -> None:
+    assert isinstance(build(composed([f"experiment={experiment}", f"adapter={adapter}"]).adapter), Adapter)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
