@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Generator
 from transformers import (
     AutoModelForCausalLM,
@@ -49,9 +50,15 @@ class LanguageModel:
         if not (folder / "config.json").is_file():
             raise ValueError(f"planner.path={folder}: no language model there; name the folder with its config.json")
         vocabulary = Vocabulary.from_folder(folder)
-        network = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
+        try:
+            network = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"planner.path={folder}: cannot be read ({reason}); copy the whole folder again"
+            ) from error
         # What a folder says about sampling would be merged into every call of generate.
         network.generation_config = GenerationConfig()
         rows = network.get_input_embeddings().num_embeddings

@@ -200,6 +200,16 @@ class AutoencoderTask:
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
         _no_adapter(parts, "autoencoder")
+        if parts.trainer.accumulate > 1:
+            raise ValueError(
+                f"trainer.accumulate={parts.trainer.accumulate}: task=autoencoder steps after every batch; use 1, and "
+                "a larger data.batch_size"
+            )
+        if parts.trainer.gradient_clip is not None:
+            raise ValueError(
+                f"trainer.gradient_clip={parts.trainer.gradient_clip:g}: task=autoencoder clips both its networks "
+                "itself; use null, and task.rebuild.gradient_clip"
+            )
         checkpoint = open_checkpoint(parts.weights)
         has_one = checkpoint.autoencoder_class == "oobleck" and checkpoint.autoencoder is not None
         if not has_one and (self.oobleck is None or parts.start is Start.pretrained):

@@ -132,6 +132,22 @@ def test_a_saved_model_plans_the_same(language: LanguageModel, tmp_path: Path) -
     assert loaded.plan([whole]) == planner(language).plan([whole])
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", "{"), ("tokenizer.json", None), ("model.safetensors", None), ("model.safetensors", "cut off")],
+)
+def test_a_broken_folder_is_one_sentence(
+    language: LanguageModel, tmp_path: Path, file: str, content: str | None
+) -> None:
+    folder = language.save(tmp_path / "lm")
+    (folder / file).unlink()
+    if content:
+        (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=r"lm.*; copy the whole folder") as refused:
+        LanguageModel.from_folder(folder)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_request_longer_than_the_window_is_refused() -> None:
     small = language_model(max_position_embeddings=200)
     with pytest.raises(ValueError, match="the language model reads 200; shorten the lyrics"):

@@ -160,3 +160,18 @@ def test_a_decoder_is_tuned_alone_and_resumes(
     broken_off(monkeypatch, lambda: trained(tmp_path / "broken", sounds, *tune))
     again = load_file(trained(tmp_path / "broken", sounds, *tune) / "weights/autoencoder/model.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("trainer.accumulate=2", "trainer.accumulate=2: task=autoencoder steps after every batch"),
+        ("trainer.gradient_clip=1", "trainer.gradient_clip=1: task=autoencoder clips both its networks itself"),
+        ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2: this task does not spread its parameters; use ddp"),
+    ],
+)
+def test_what_two_networks_cannot_do_is_one_sentence(
+    trained: Train, sounds: Path, tmp_path: Path, setting: str, says: str
+) -> None:
+    with pytest.raises(SystemExit, match=says):
+        trained(tmp_path / "run", sounds, *AUTOENCODER, setting)
