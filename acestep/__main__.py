@@ -119,12 +119,14 @@ def bench_memory(options: argparse.Namespace) -> int:
     """Measure or predict the memory that each mode takes."""
     from acestep.bench import memory_table, predicted_table, training_table
     from acestep.config.compose import composed
+    from acestep.config.help import is_for
     from acestep.config.run import CONFIGS, build
 
     if not 0 < options.seconds < float("inf"):
         raise ValueError(f"seconds={options.seconds:g}: need > 0")
     for group in ("model", "experiment"):
-        known, asked = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")), getattr(options, group)
+        paths, asked = sorted((CONFIGS / group).glob("*.yaml")), getattr(options, group)
+        known = [path.stem for path in paths if group == "model" or is_for(path, "train")]
         if asked and asked not in known:
             raise ValueError(f"{group}={asked}: not in configs/{group}; use one of {', '.join(known)}")
     if options.experiment:

@@ -16,16 +16,25 @@ from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.config.studio import machine
 from acestep.flow.schedule import Linear
-from acestep.memory import AUTO_ORDER, GIB, Memory, Stages, peak_memory, predict, stages_of, stored_bytes
+from acestep.memory import (
+    AUTO_ORDER,
+    GIB,
+    PUBLISHED_PARAMETERS,
+    Memory,
+    Stages,
+    peak_memory,
+    predict,
+    stages_of,
+    stored_bytes,
+)
 from acestep.models.acestep import AceStepConfig
 from acestep.pipeline import Pipeline
+from acestep.training.jobs import DiTTask
 from acestep.training.memory import Batch, Training
 from acestep.training.recompute import Recompute
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
 
-PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
-"""Of Qwen3-Embedding-0.6B and the published autoencoder."""
 WHOLE_SONG = 4500
 """Latent frames of three minutes, where songs are not cropped."""
 COLUMNS = ("weights", "adapter", "optimizer", "gradients", "activations", "others")
@@ -79,6 +88,8 @@ def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str
 
 def planned(cfg: DictConfig) -> Training:
     """What of a composed ``train.yaml`` decides its memory."""
+    if not isinstance(build(cfg.task), DiTTask):
+        raise ValueError(f"experiment={cfg.name}: only the DiT's trainings are planned; use one with task=dit")
     return Training(
         model=build(cfg.model),
         trainable=cfg.trainable,

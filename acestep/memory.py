@@ -57,6 +57,8 @@ class Memory(Enum):
         return self in (Memory.offload, Memory.int8_offload)
 
 
+PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
+"""Of Qwen3-Embedding-0.6B and the published autoencoder."""
 CPU = torch.device("cpu")
 ROW_BYTES = {"int8": 5, "fp8": 4}
 """What torchao stores with every row of 8-bit weights: a float32 scale, and for int8 a zero point."""

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 from acestep.adapters import Adapter, Base
-from acestep.memory import CONTEXT_BYTES, GIB, RESERVE, predicted_bytes
+from acestep.memory import CONTEXT_BYTES, GIB, PUBLISHED_PARAMETERS, RESERVE, predicted_bytes
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.dit import Padding
 from acestep.training.fit import select_trained
@@ -27,8 +27,8 @@ from acestep.training.optim import Optimizer
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 
-TEXT_ENCODER_BYTES = 4 * 595_776_512
-"""Qwen3-Embedding-0.6B in float32: no part of the network, and whole on every device."""
+TEXT_ENCODER_BYTES = 4 * PUBLISHED_PARAMETERS["text_encoder"]
+"""In float32: no part of the network, and whole on every device."""
 CARDS = (12, 16, 24, 32, 48, 80, 141)
 NF4_STAND_IN = Base.bfloat16
 """4 bits cannot be made without numbers; they compute in this, matrix by matrix."""

@@ -9,10 +9,11 @@ import torch
 from tiny import NETWORK
 
 from acestep.assembly import build_network
-from acestep.bench import PUBLISHED_PARAMETERS, memory_table, predicted_table
+from acestep.bench import memory_table, predicted_table
 from acestep.memory import (
     AUTO_ORDER,
     GIB,
+    PUBLISHED_PARAMETERS,
     Memory,
     Placement,
     choose,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from acestep.__main__ import main
 from acestep.adapters import Adapter, Base, LoRA
 from acestep.bench import training_table
 from acestep.config.compose import composed
@@ -111,3 +112,9 @@ def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card()
     assert [row.split()[0] for row in rows] == [what.value for what in Recompute]
     assert rows[0].split()[1] == "*"
     assert all(int(row.split()[-1]) >= 12 for row in rows)
+
+
+def test_only_what_can_be_planned_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for experiment, says in (("micro_planner", "only the DiT's trainings"), ("micro_cfg_sweep", "not in configs/exp")):
+        assert main(["bench", "memory", "--experiment", experiment]) == 1
+        assert says in capsys.readouterr().err
