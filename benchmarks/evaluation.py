@@ -100,15 +100,16 @@ def _is_as_good(results: Results, column: str, cell: str) -> bool:
 
 def cost_told(found: Mapping[str, Any]) -> str:
     """The cost as a part of the documentation's page."""
-    seconds, share = found["wall"]["seconds"], found["wall"]["by_generation"]
+    seconds, share, wall = found["cpu"]["seconds"], found["cpu"]["by_generation"], found["wall"]["by_generation"]
     asked = f"--songs {found['songs']} --seed {found['seed']}"
     words = (
         f"`python -m benchmarks.evaluation cost {asked}`: {found['songs']} prompts of the micro world at "
-        f"{len(found['scales'])} guidance scales with {found['threads']} threads. "
-        f"Generation took {seconds['generation']:.0f} s. "
+        f"{len(found['scales'])} guidance scales, threads: {found['threads']}. "
+        f"Generation took {seconds['generation']:.0f} s of processor time. "
         f"Scoring added {seconds['scoring']:.0f} s, {share['scoring']:.0%} of it; "
-        f"in this are {seconds['ceiling']:.0f} s for the recordings' way through the autoencoder. "
+        f"in this are {seconds['ceiling']:.0f} s for making the ceiling, the recordings through the autoencoder. "
         f"The report with its players took {seconds['report']:.0f} s more, {share['report']:.0%}. "
+        f"By the clock on the wall it was {wall['scoring']:.0%} and {wall['report']:.0%}. "
         f"Metrics: {', '.join(found['metrics'])}."
     )
     return f"## What scoring costs\n\n{fill(words, 124)}\n"

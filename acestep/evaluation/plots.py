@@ -185,7 +185,8 @@ def _factors(results: Results, metric: str, factors: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(factors)), factors)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
-    axes.set_title(f"{metric} by factor at {best}", loc="left", fontsize=11, color=INK)
+    where = described(results.setting.cells[best])
+    axes.set_title(f"{metric} by factor{f' at {where}' if where else ''}", loc="left", fontsize=11, color=INK)
     axes.grid(axis="x", color=GRID)
     return _finished(figure, axes)
 

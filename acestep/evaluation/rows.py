@@ -39,6 +39,8 @@ class Row:
     @property
     def beside_words(self) -> str:
         """JSON of what a request asks for beside its words, such as codes and adapters; empty for a plain song."""
+        if not isinstance(self.prompt.song, Request):
+            return ""
         asked, plain = asdict(self.prompt.song), asdict(Request())
         more = {name: value for name, value in asked.items() if name not in SONG_FIELDS and value != plain[name]}
         return json.dumps(more, sort_keys=True) if more else ""

@@ -95,7 +95,7 @@ class TwoTower(nn.Module):
         # Frames centred as torch.stft does it, which takes longer on a CPU.
         padded = F.pad(samples[:, None], (4096, 4096), mode="reflect")[:, 0]
         frames = padded.unfold(-1, 8192, self.config.hop)[:, : self.config.window_frames]
-        spectra = torch.fft.rfft(frames * torch.hann_window(8192, device=samples.device))
+        spectra = torch.fft.rfft(frames * torch.hann_window(8192, device=samples.device))[..., : self.bands.shape[1]]
         size = (spectra.real.square() + spectra.imag.square()).sqrt()
         bands = torch.log(self.bands @ size.transpose(1, 2) + 1e-3)
         return (bands - bands.mean((1, 2), keepdim=True)) / (bands.std((1, 2), keepdim=True) + 1e-3)
@@ -253,4 +253,5 @@ def _band_matrix(config: TwoTowerConfig) -> Float[Tensor, "f k"]:
     centres = config.lowest_hz * 2 ** (torch.arange(config.bands) / config.bands_per_octave)
     widths = (centres * (2 ** (1 / config.bands_per_octave) - 1)).clamp(min=float(hz[1]))
     triangles = (1 - (hz[None] - centres[:, None]).abs() / widths[:, None]).clamp(min=0)
-    return triangles / triangles.sum(1, keepdim=True).clamp(min=1e-9)
+    heard = int(triangles.any(0).nonzero().max()) + 1
+    return (triangles / triangles.sum(1, keepdim=True).clamp(min=1e-9))[:, :heard].contiguous()

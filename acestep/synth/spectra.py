@@ -49,13 +49,19 @@ def _semitones() -> Float[Tensor, "f n"]:
     note = 69 + 12 * torch.log2(hz.clamp_min(1.0) / 440)
     centres = torch.arange(LOWEST_NOTE, LOWEST_NOTE + NOTES)
     width = (12 / math.log(2) * SAMPLE_RATE / PITCH_WINDOW / (440 * 2 ** ((centres - 69) / 12))).clamp_min(0.5)
-    return (1 - (note[:, None] - centres).abs() / width).clamp_min(0)
+    return _closed_above_cut((1 - (note[:, None] - centres).abs() / width).clamp_min(0))
 
 
 @cache
 def _bands() -> Float[Tensor, "f b"]:
     hz = torch.fft.rfftfreq(PULSE_WINDOW, 1 / SAMPLE_RATE)
-    return torch.stack([((hz >= low) & (hz < high)).float() for low, high in pairwise(PULSE_EDGES_HZ)], 1)
+    bands = [((hz >= low) & (hz < high)).float() for low, high in pairwise(PULSE_EDGES_HZ)]
+    return _closed_above_cut(torch.stack(bands, 1))
+
+
+def _closed_above_cut(filters: Float[Tensor, "f b"]) -> Float[Tensor, "g b"]:
+    """The filters up to the last frequency that any lets through."""
+    return filters[: int(filters.any(1).nonzero().max()) + 1].contiguous()
 
 
 def _power(signal: Float[Tensor, " s"], window: int, hop: int, filters: Float[Tensor, "f b"]) -> Float[Tensor, "t b"]:
@@ -63,9 +69,8 @@ def _power(signal: Float[Tensor, " s"], window: int, hop: int, filters: Float[Te
     hann = torch.hann_window(window)
     padded = torch.nn.functional.pad(signal, ((window - hop) // 2, window))
     frames = padded.unfold(0, window, hop)[: len(signal) // hop]
-    spectrum = torch.fft.rfft(frames * (2 * hann / hann.sum()))
-    spectrum = spectrum[:, : int(filters.any(1).nonzero().max()) + 1]  # above, every filter is closed
-    return (spectrum.real.square() + spectrum.imag.square()) @ filters[: spectrum.shape[1]]
+    spectrum = torch.fft.rfft(frames * (2 * hann / hann.sum()))[:, : len(filters)]
+    return (spectrum.real.square() + spectrum.imag.square()) @ filters
 
 
 def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
