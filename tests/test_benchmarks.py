@@ -15,7 +15,7 @@ from acestep import benches
 from acestep.__main__ import main
 from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
-from benchmarks import length, loading, tasks, train
+from benchmarks import length, loading, planner, tasks, train
 from benchmarks.measure import count_flops, matmul_peak
 
 
@@ -62,6 +62,19 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(
     monkeypatch.setitem(benches.PEERS, "sampler", ("no_such", "nothing"))
     assert main(["bench", "sampler", "--json", "x"]) == 1
     assert capsys.readouterr().err.startswith("error: bench sampler: compares with other programs")
+
+
+def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "planner.json"
+    planner.main(["--width", "0", "--batch", "2", "--rounds", "1", "--json", str(file)])
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert [(row["name"], row["temperature"]) for row in record["rows"]] == [
+        (f"micro, {phase}", temperature) for phase in ("plan", "codes") for temperature in (0.0, 0.85)
+    ]
+    for row in record["rows"]:
+        assert row["cost"] == pytest.approx(row["ours_s"] / row["free_s"] - 1)
+        assert row["tokens"] > 20
+    assert "before the first plan" in capsys.readouterr().out
 
 
 @pytest.mark.slow

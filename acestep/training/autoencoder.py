@@ -97,6 +97,7 @@ class AutoencoderModule(Trained):
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.rebuild = rebuild
+        self.moments = torch.zeros(3, dtype=torch.float64)
         self.encoder_trains = any(parameter.requires_grad for parameter in autoencoder.encoder.parameters())
 
     def configure_model(self) -> None:
@@ -143,13 +144,23 @@ class AutoencoderModule(Trained):
         wanted = batch.audio[..., : made.shape[-1]]
         terms = self.rebuild.distances(made, wanted, self.network.sample_rate)
         values = {f"loss_{name}": term for name, term in terms.items()} | {"loss": self.rebuild.total(terms)}
-        values |= {"latent_mean": posterior.mean.mean(), "latent_std": posterior.mean.std()}
+        latents = posterior.mean.cpu().double()
+        self.moments += torch.stack([torch.ones_like(latents).sum(), latents.sum(), latents.square().sum()])
         values |= {"latent_scale": posterior.scale.mean(), "kl": gaussian_kl(posterior.mean, posterior.scale)}
         for one, other in zip(made, wanted, strict=True):
             for name, value in reconstruction(one, other, self.network.sample_rate).items():
                 self.note(name, value)
         for name, value in values.items():
             self.note(name, value, len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean and spread of all latents of the held-out pieces."""
+        sums = self.trainer.strategy.reduce(self.moments.float().to(self.device), reduce_op="sum").cpu().double()
+        count, total, squares = sums
+        mean = total / count
+        self.note("latent_mean", float(mean))
+        self.note("latent_std", float((squares / count - mean.square()).clamp(min=0).sqrt()))
+        self.moments.zero_()
 
     def _terms(self, audio: Tensor, positions: range) -> dict[str, Float[Tensor, ""]]:
         made, posterior = self._rebuilt(audio, positions)

@@ -48,9 +48,9 @@ class TokenizerModule(Trained):
         clean = batch.mean.float()
         loss, codes = self._loss(clean, batch)
         self.log_parts(loss)
-        heard = clean[batch.frame_mask].double()
-        apart = torch.stack([loss.total.double(), heard.square().sum(), torch.tensor(len(heard)).to(heard)])
-        self.moments += torch.cat([apart, heard.sum(0)]).cpu()
+        heard = clean[batch.frame_mask].cpu().double()
+        apart = torch.stack([loss.total.cpu().double(), heard.square().sum(), torch.tensor(len(heard)).to(heard)])
+        self.moments += torch.cat([apart, heard.sum(0)])
         used = codes[self.network.tokenizer.code_mask(batch.frame_mask)]
         self.counts += torch.bincount(used, minlength=len(self.counts)).cpu()
 
@@ -74,7 +74,7 @@ class TokenizerModule(Trained):
         count = torch.tensor(float(errors.numel()), device=errors.device)
         return PartLoss(errors.sum(), count, {}), codes
 
-    def _filled(self, clean: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c"]:
+    def _filled(self, clean: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b u c"]:
         """Every song up to its last code's end as if it were alone: silence from its start, not a batch's padding."""
         window = self.network.tokenizer.window
         missing = -clean.shape[1] % window

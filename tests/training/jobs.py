@@ -148,10 +148,10 @@ AUTOENCODER = Task(
 )
 
 
-def adapted(language: Path) -> Task:
+def adapted(language: Path, dropout: float = 0.0) -> Task:
     """LoRA on the language model in ``language``."""
     task = PlannerTask(language=Pretrained(path=str(language)), curriculum=LESSONS, judged=2)
-    return Task(task, adapter=LoRA(rank=2, alpha=4, dropout=0.2))
+    return Task(task, adapter=LoRA(rank=2, alpha=4, dropout=dropout))
 
 
 class DieAfter(Callback):

@@ -28,7 +28,7 @@ OTHERS = ("planner", "adapted planner", "tokenizer", "autoencoder")
 
 
 @pytest.fixture(scope="module")
-def kinds(tiny: Path, store: Path, trainings: dict[str, tuple]) -> dict[str, tuple]:
+def kinds(tiny: Path, store: Path, language: Path, trainings: dict[str, tuple]) -> dict[str, tuple]:
     """By name, where a training reads from and its settings.
 
     Average on, two loader processes, and two batches a step where steps accumulate; 9 songs end epochs in the midst of
@@ -38,7 +38,8 @@ def kinds(tiny: Path, store: Path, trainings: dict[str, tuple]) -> dict[str, tup
     twice = {"accumulate": 2, "validate_every": 7}
     found = {name: ((tiny, store), {"trainer": twice, **kind}) for name, kind in DIT.items()}
     for name, (places, kind) in trainings.items():
-        found[name] = places, {**kind, "trainer": kind.get("trainer", twice)}
+        found[name] = places, {"trainer": twice, **kind}
+    found["adapted planner"][1]["task"] = jobs.adapted(language, dropout=0.2)
     return {name: (places, common | kind) for name, (places, kind) in found.items()}
 
 
