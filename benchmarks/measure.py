@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter, process_time
@@ -69,8 +70,9 @@ def count_flops(task: Callable[[], Any]) -> int:
 
 
 def machine(peak: float, packages: Sequence[str]) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Where the figures come from, and when."""
     return {
+        "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "peak_flops": peak,
