@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
     options = parser.parse_args(arguments)
-    peak = matmul_peak()
+    peak = matmul_peak(clock=CLOCKS[options.clock])
     cases = product(options.sizes, options.seconds, options.batch)
     rows = [
         compare(

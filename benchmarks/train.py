@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
     options = parser.parse_args(arguments)
-    peak = matmul_peak()
+    peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [
         compare(
             Case(size=size, seconds=seconds, batch=batch, steps=1), kind, options.rounds, peak, CLOCKS[options.clock]
