@@ -109,7 +109,7 @@ store = songs x 180 s x 25 frames x 256 bytes (mean and scale, 64 channels, floa
 
 States are those of 1 / 8 / 64 cards; for adapters, the frozen weights and the adapter. On top come activations:
 `python -m acestep bench memory --experiment NAME` predicts them, and the whole of a step. The same number of songs seen
-on more cards means fewer steps of larger batches, or a smaller `trainer.accumulate`. Each checkpoint of full fine-tuning
+on more cards means fewer steps of larger batches, or a smaller `trainer.accumulate`. A checkpoint of full fine-tuning
 takes the states again on disk (67 GB), the result 10 GB in bfloat16; adapters take under 1.5 GB with their optimizer.
 The audio itself need not be kept beside a store.
 
