@@ -95,9 +95,9 @@ class WandB(WandbLogger):
     def __init__(self, folder: str, project: str, name: str, offline: bool) -> None:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        super().__init__(
-            save_dir=folder, project=project, name=name, id=path.resolve().name, resume="allow", offline=offline
-        )
+        # Lightning's own `offline` sets WANDB_MODE, which a process that has used wandb before no longer reads.
+        mode = "offline" if offline else None
+        super().__init__(save_dir=folder, project=project, name=name, id=path.resolve().name, resume="allow", mode=mode)
 
     def rewind(self, step: int) -> None:
         """Nothing to do: Weights & Biases ignores steps it has seen."""

@@ -102,7 +102,8 @@ def test_a_card_says_what_was_trained_on_what_at_which_cost(trained, tmp_path: P
 
 @pytest.mark.slow
 def test_weights_and_biases_offline_keeps_curves_and_songs(trained, tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="an extra")
+    wandb = pytest.importorskip("wandb", reason="an extra")
+    wandb.setup()  # as after another run in the same process: the environment is read once
     folder = trained(tmp_path / "run", "logger=wandb", "logger.wandb.offline=true", "trainer.max_steps=2")
     (kept,) = (folder / "wandb").glob("offline-run-*/run-run.wandb")
     assert b"train/loss" in kept.read_bytes()
