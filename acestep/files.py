@@ -30,12 +30,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` to write to; it takes ``folder``'s place when the block ends without an error."""
+    """A new folder beside ``folder`` to write to; it takes ``folder``'s place when the block ends without an error.
+
+    What is in it gets its permissions: some libraries write for their owner alone.
+    """
     folder = Path(folder)
     aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     aside.mkdir(parents=True)
     try:
         yield aside
+        _as_usual(aside)
     except BaseException:
         shutil.rmtree(aside)
         raise
@@ -45,8 +49,7 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def as_usual(folder: Path) -> None:
-    """Give what is in ``folder`` the permissions of ``folder``: some libraries write for their owner alone."""
+def _as_usual(folder: Path) -> None:
     mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o666)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from time import process_time
 
 import torch
@@ -25,7 +24,7 @@ from acestep.models.acestep import AceStep
 from acestep.models.layers import SLIDING
 from acestep.pipeline import Pipeline
 from acestep.types import Song
-from benchmarks.measure import CLOCKS, best_seconds, machine
+from benchmarks.measure import CLOCKS, add_timing, best_seconds, machine
 from benchmarks.sampler import SIZES, Case, random_conditions
 
 ATTENTION = "scaled_dot_product"
@@ -105,9 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0], help="of music (default 60 600)")
     parser.add_argument("--weights", default="micro", help="checkpoint of the songs, or none (default micro)")
     parser.add_argument("--steps", type=int, default=8, help="sampler steps of a song (default 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    add_timing(parser)
     options = parser.parse_args(arguments)
     layers = sliding(options.size, options.seconds, options.rounds, CLOCKS[options.clock])
     for row in layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from acestep.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,13 @@ class Row:
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 """``cpu`` counts the work of all threads, and is what other programs disturb less."""
+
+
+def add_timing(parser: argparse.ArgumentParser) -> None:
+    """Add what every timed comparison is told: how often, by which clock, and where its figures go."""
+    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine there")
 
 
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:
@@ -94,4 +103,4 @@ def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> Non
     Console(width=120).print(table)
     if path:
         record = {"machine": where, "rows": [asdict(row) for row in rows]}
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(path, record)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -21,7 +20,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from acestep.evaluation.fad import frechet_distance
 from acestep.evaluation.gaussian import Moments
 from acestep.evaluation.kad import kid
-from benchmarks.measure import CLOCKS, Row, best_seconds, count_flops, machine, matmul_peak, report
+from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, count_flops, machine, matmul_peak, report
 
 PACKAGES = ("torch", "torchmetrics", "scipy")
 
@@ -103,9 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__.splitlines()[0])
     parser.add_argument("--windows", type=int, default=2000, help="embeddings in each set (default 2000)")
     parser.add_argument("--dimensions", nargs="+", type=int, default=[128, 512], help="of each (default 128 512)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    add_timing(parser)
     options = parser.parse_args(arguments)
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [

@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.layers import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
-from benchmarks.measure import CLOCKS, Row, best_seconds, count_flops, machine, matmul_peak, report
+from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, count_flops, machine, matmul_peak, report
 
 PEER = "diffusers DiT"
 PACKAGES = ("torch", "diffusers")
@@ -195,9 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[8.0, 30.0], help="of music (default 8 30)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    add_timing(parser)
     options = parser.parse_args(arguments)
     peak = matmul_peak(clock=CLOCKS[options.clock])
     cases = product(options.sizes, options.seconds, options.batch)

@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from acestep.models.acestep import AceStep
 from acestep.training.flops import StepCost
 from acestep.types import Conditions
-from benchmarks.measure import CLOCKS, Row, best_seconds, machine, matmul_peak, report
+from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, machine, matmul_peak, report
 from benchmarks.sampler import SIZES, TOKENS, Case, diffusers_dit, random_conditions
 
 PEER = "diffusers DiT"
@@ -98,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[30.0], help="of music (default 30)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs a step (default 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="default both")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
+    add_timing(parser)
     options = parser.parse_args(arguments)
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [

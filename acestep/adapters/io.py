@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from acestep.adapters.lora import ADAPTER
-from acestep.files import as_usual, read_json, replacing, write_json
+from acestep.files import read_json, replacing, write_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -79,7 +79,6 @@ def save_adapter(module: nn.Module, folder: Path, base: str) -> Path:
         )
         write_json(aside / BASE_FILE, {"weights": reference})
         (aside / CARD_FILE).write_text(_card(module, reference), encoding="utf-8")
-        as_usual(aside)
     return folder
 
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from acestep.adapters import adapter_base, is_adapter, load_adapter
-from acestep.files import as_usual, replacing
+from acestep.files import replacing
 from acestep.planner.decoding import Decoding, Draws, Finished
 from acestep.planner.grammar import Machine
 from acestep.planner.vocabulary import Vocabulary
@@ -77,7 +77,6 @@ class LanguageModel:
         with replacing(folder) as aside:
             self.network.save_pretrained(aside, state_dict=weights)
             self.vocabulary.tokenizer.save(str(aside / "tokenizer.json"), pretty=False)
-            as_usual(aside)
         return folder
 
     @torch.no_grad()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from acestep.files import as_usual
-
 NETWORK = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 TOKENIZER = "tokenizer.json"
 
@@ -16,7 +14,6 @@ def copy_text_encoder(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=shutil.copyfile)
     if not (target / TOKENIZER).is_file():
         shutil.copytree(source.parent / "tokenizer", target, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    as_usual(target.parent)
 
 
 def split_text_encoder(source: Path, network: Path, tokenizer: Path) -> None:
