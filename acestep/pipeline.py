@@ -67,6 +67,7 @@ class Pipeline:
         decode_chunk: latent frames that are decoded at a time, which bounds the memory; ``None`` decodes songs whole.
         allow_untrained: whether tasks may be asked for that the checkpoint was not trained for.
         merged: adapters that are part of the network's weights.
+        compiled: whether torch compiles the DiT's layers: a wait once, then faster; the same music but for rounding.
     """
 
     network: AceStep
@@ -79,6 +80,7 @@ class Pipeline:
     decode_chunk: int | None = None
     allow_untrained: bool = False
     merged: tuple[AdapterUse, ...] = ()
+    compiled: bool = False
     bank: Bank = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -237,13 +239,12 @@ class Pipeline:
                     logger.warning("%s: %s", called(song), remark)
             batch = self._prepared(songs)
             for item, latents in zip(batch, self._sampled(batch, sampler, on_step), strict=True):
-                name = called(item.song)
+                name, rate = called(item.song), self.autoencoder.sample_rate
                 if not latents.isfinite().all():
                     raise ValueError(f"{name}: the sampler left the finite numbers; use dtype=float32")
                 if on_latents:
                     on_latents(item.song, latents)
                 samples = spliced(self.decode(latents[None])[0].cpu(), item, self.autoencoder, self.decode)
-                rate = self.autoencoder.sample_rate
                 level = Normalize.none if keeps_source(item.song) else normalize
                 yield Audio(levelled(samples, level, rate, name), rate, item.song)
 
@@ -270,7 +271,8 @@ class Pipeline:
     ) -> list[Float[Tensor, "t c"]]:
         # Training moves the network by itself: where it stays, it says where the work is.
         device = self.placement.device if self.placement.offload else self.network.null_condition_emb.device
-        return BatchSampler(self.network, self.conditioner, self.bank, self.placement, device)(batch, sampler, on_step)
+        parts = self.network, self.conditioner, self.bank, self.placement
+        return BatchSampler(*parts, device, self.compiled)(batch, sampler, on_step)
 
     def _coded_seconds(self, song: Request) -> float:
         """How long a song of given codes lasts."""

@@ -32,6 +32,7 @@ class BatchSampler:
     bank: Bank
     placement: Placement
     device: torch.device
+    compiled: bool = False
 
     @torch.no_grad()
     def __call__(
@@ -52,14 +53,14 @@ class BatchSampler:
                 others = self._conditions(songs, frames, plain) if plain else None
             null, other_null = network.null(conditions), network.null(others) if others else None
             with self.placement(network.decoder), self.bank.using(request.adapters or ()):
+                field = network.generation(self.compiled)
                 if others and request.task == "edit":
                     edit, source = _edit(request, sampler), sources(batch, self.device)
                     nulls = other_null, null
-                    made = edit(network.generation(), source, others, conditions, fresh, *nulls, on_step=on_step)
+                    made = edit(field, source, others, conditions, fresh, *nulls, on_step=on_step)
                 else:
                     task = sampler_task(batch, max(frames), others, other_null, self.device)
                     noise = retaken(fresh(), batch)
-                    field = network.generation()
                     made = sampler(field, noise, conditions, null, task=task, draw=fresh, on_step=on_step)
         return [latents[:length] for latents, length in zip(made, frames, strict=True)]
 

@@ -51,6 +51,15 @@ def add_timing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine there")
 
 
+COMPILED = ", compiled"
+"""Ends the name of what torch's compiler made."""
+
+
+def pairings(peer: str, compiled: bool) -> list[tuple[str, str]]:
+    """The end of our row's name, and its peer: as written, and ``compiled`` beside both forms of the peer's."""
+    return [("", peer), *([(COMPILED, peer), (COMPILED, peer + COMPILED)] if compiled else [])]
+
+
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:
     """The shortest time of each task over ``rounds``, the tasks taking turns so that all see the same machine."""
     times: list[list[float]] = [[] for _ in tasks]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +23,20 @@ from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.layers import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
-from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, count_flops, machine, matmul_peak, report
+from benchmarks.measure import (
+    CLOCKS,
+    COMPILED,
+    Row,
+    add_timing,
+    best_seconds,
+    count_flops,
+    machine,
+    matmul_peak,
+    pairings,
+    report,
+)
 
-PEER = "diffusers DiT"
+PEER, PRODUCTS = "diffusers DiT", "products"
 PACKAGES = ("torch", "diffusers")
 FRAMES_PER_SECOND = 25
 TOKENS = 400
@@ -76,8 +89,8 @@ class Case:
 
 
 @torch.no_grad()
-def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float]) -> Row:
-    """Both implementations on one case."""
+def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False) -> list[Row]:
+    """Both implementations on one case, and through torch's compiler too where ``compiled``."""
     generator = torch.Generator().manual_seed(0)
     network = AceStep(SIZES[case.size]).eval()
     network.init_weights(generator)
@@ -85,30 +98,38 @@ def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float]) ->
     null = network.null(conditions)
     noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator)
     sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
-    peer = diffusers_dit(network)
 
-    def ours() -> Tensor:
-        return sampler(network.generation(), noise, conditions, null)
+    def ours(compiled: bool) -> Tensor:
+        return sampler(network.generation(compiled), noise, conditions, null)
 
-    def theirs() -> Tensor:
-        return euler(peer, noise, conditions, null, case.steps)
+    def theirs(compiled: bool) -> Callable[[], Tensor]:
+        peer = diffusers_dit(network)
+        for layer in peer.layers if compiled else ():
+            layer.compile()
+        return lambda: euler(peer, noise, conditions, null, case.steps)
 
-    alone = products(network, case)
-    error = float((ours() - theirs()).abs().max())
-    ours_s, peer_s, products_s = best_seconds(ours, theirs, alone, rounds=rounds, clock=clock)
-    flops = count_flops(ours)
-    return Row(
-        name=case.name,
-        ours_s=ours_s,
-        peer=PEER,
-        peer_s=peer_s,
-        ratio=peer_s / ours_s,
-        flops=flops,
-        share_of_peak=flops / ours_s / peak,
-        error=error,
-        products_s=products_s,
-        times_products=ours_s / products_s,
-    )
+    tasks: dict[str, Callable[[], Any]] = {"": partial(ours, False), PEER: theirs(False)}
+    if compiled:
+        tasks |= {COMPILED: partial(ours, True), PEER + COMPILED: theirs(True)}
+    made = {name: task() for name, task in tasks.items()}
+    tasks[PRODUCTS] = products(network, case)
+    seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
+    flops = count_flops(tasks[""])
+    return [
+        Row(
+            name=case.name + form,
+            ours_s=seconds[form],
+            peer=peer,
+            peer_s=seconds[peer],
+            ratio=seconds[peer] / seconds[form],
+            flops=flops,
+            share_of_peak=flops / seconds[form] / peak,
+            error=float((made[form] - made[peer]).abs().max()),
+            products_s=seconds[PRODUCTS],
+            times_products=seconds[form] / seconds[PRODUCTS],
+        )
+        for form, peer in pairings(PEER, compiled)
+    ]
 
 
 def products(network: AceStep, case: Case) -> Callable[[], None]:
@@ -194,18 +215,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[8.0, 30.0], help="of music (default 8 30)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
+    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
     add_timing(parser)
     options = parser.parse_args(arguments)
     peak = matmul_peak(clock=CLOCKS[options.clock])
     cases = product(options.sizes, options.seconds, options.batch)
     rows = [
-        compare(
+        row
+        for size, seconds, batch in cases
+        for row in compare(
             Case(size=size, seconds=seconds, batch=batch, steps=options.steps),
             options.rounds,
             peak,
             CLOCKS[options.clock],
+            options.compiled,
         )
-        for size, seconds, batch in cases
     ]
     report(rows, machine(peak, PACKAGES), options.json)
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import product
+from typing import TypeVar
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -16,8 +19,9 @@ from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
 from acestep.training.flops import StepCost
+from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
-from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, machine, matmul_peak, report
+from benchmarks.measure import CLOCKS, COMPILED, Row, add_timing, best_seconds, machine, matmul_peak, pairings, report
 from benchmarks.sampler import SIZES, TOKENS, Case, diffusers_dit, random_conditions
 
 PEER = "diffusers DiT"
@@ -27,39 +31,56 @@ RANK = 16
 OURS = ("q_proj", "k_proj", "v_proj", "o_proj")
 THEIRS = ("to_q", "to_k", "to_v", "to_out.0")
 
+M = TypeVar("M", bound=nn.Module)
 Batch = tuple[Tensor, Tensor, Tensor, Conditions]
 """Noisy latents, times, the velocity to learn, conditions."""
 
 
-def compare(case: Case, kind: str, rounds: int, peak: float, clock: Callable[[], float]) -> Row:
-    """Both implementations' steps on one case; the error is that of the losses they report."""
-    generator = torch.Generator().manual_seed(0)
+def compare(
+    case: Case, kind: str, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False
+) -> list[Row]:
+    """Both implementations' steps on one case; the error is that of the losses they report.
+
+    Where ``compiled``, through torch's compiler too, layer by layer.
+    """
     network = AceStep(SIZES[case.size])
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         network.init_weights(generator)
-    peer = diffusers_dit(network).train()
-    network.decoder.train()
     batch = _batch(case, network, generator)
-    if kind == "lora":
-        _add_lora(network.decoder, OURS)
-        _add_lora(peer, THEIRS)
-    ours = _steps(network.decoder, lambda x, t, c: network.velocity(x, t, c), batch)
-    theirs = _steps(peer, lambda x, t, c: peer(x, t, t, c.states, c.context, return_dict=False)[0], batch)
-    losses: tuple[list[float], list[float]] = ([], [])
-    for seen, steps in zip(losses, (ours, theirs), strict=True):
-        seen.extend(next(steps) for _ in range(2))
-    ours_s, peer_s = best_seconds(lambda: next(ours), lambda: next(theirs), rounds=rounds, clock=clock)
+
+    def ours(compiled: bool) -> Iterator[float]:
+        model = deepcopy(network)
+        decoder = _trained(model.decoder, kind, OURS)
+        TrainerConfig(compile=compiled).prepare(decoder.layers)
+        return _steps(decoder, lambda x, t, c: model.velocity(x, t, c), batch)
+
+    def theirs(compiled: bool) -> Iterator[float]:
+        model = _trained(diffusers_dit(network), kind, THEIRS)
+        for layer in model.layers if compiled else ():
+            layer.compile()
+        return _steps(model, lambda x, t, c: model(x, t, t, c.states, c.context, return_dict=False)[0], batch)
+
+    loops = {"": ours(False), PEER: theirs(False)}
+    if compiled:
+        loops |= {COMPILED: ours(True), PEER + COMPILED: theirs(True)}
+    losses = {name: [next(steps) for _ in range(2)] for name, steps in loops.items()}
+    tasks = [partial(next, steps) for steps in loops.values()]
+    seconds = dict(zip(loops, best_seconds(*tasks, rounds=rounds, clock=clock), strict=True))
     flops = int(StepCost(network)((case.batch, batch[0].shape[1]), TOKENS))
-    return Row(
-        name=f"{kind} {replace(case, steps=1).name}",
-        ours_s=ours_s,
-        peer=PEER,
-        peer_s=peer_s,
-        ratio=peer_s / ours_s,
-        flops=flops,
-        share_of_peak=flops / ours_s / peak,
-        error=max(abs(a - b) for a, b in zip(*losses, strict=True)),
-    )
+    return [
+        Row(
+            name=f"{kind} {replace(case, steps=1).name}{form}",
+            ours_s=seconds[form],
+            peer=peer,
+            peer_s=seconds[peer],
+            ratio=seconds[peer] / seconds[form],
+            flops=flops,
+            share_of_peak=flops / seconds[form] / peak,
+            error=max(abs(a - b) for a, b in zip(losses[form], losses[peer], strict=True)),
+        )
+        for form, peer in pairings(PEER, compiled)
+    ]
 
 
 def _steps(
@@ -77,10 +98,13 @@ def _steps(
         yield loss.item()
 
 
-def _add_lora(module: nn.Module, targets: Sequence[str]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets)), module)
+def _trained(module: M, kind: str, targets: Sequence[str]) -> M:
+    """``module`` ready to be trained, all of it or its adapter."""
+    if kind == "lora":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets)), module)
+    return module.train()
 
 
 def _batch(case: Case, network: AceStep, generator: torch.Generator) -> Batch:
@@ -97,14 +121,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", nargs="+", type=float, default=[30.0], help="of music (default 30)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs a step (default 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="default both")
+    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
     add_timing(parser)
     options = parser.parse_args(arguments)
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [
-        compare(
-            Case(size=size, seconds=seconds, batch=batch, steps=1), kind, options.rounds, peak, CLOCKS[options.clock]
-        )
+        row
         for size, seconds, batch, kind in product(options.sizes, options.seconds, options.batch, options.kinds)
+        for row in compare(
+            Case(size=size, seconds=seconds, batch=batch, steps=1),
+            kind,
+            options.rounds,
+            peak,
+            CLOCKS[options.clock],
+            options.compiled,
+        )
     ]
     report(rows, machine(peak, PACKAGES), options.json)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
 from benchmarks import length, loading, planner, tasks, train
 from benchmarks.measure import count_flops, matmul_peak
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +47,21 @@ def test_train(tmp_path: Path) -> None:
     for row in rows:
         assert row["error"] < 1e-5
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sampler", "train"])
+def test_compiled_rows(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    only = ["--kinds", "lora"] if kind == "train" else ["--steps", "1"]
+    given = ["--sizes", "tiny", "--seconds", "1", "--rounds", "1", "--json", str(file), *only]
+    # In a process without the checks of shapes that tests run under, which the compiler does not take.
+    subprocess.run([sys.executable, "-m", f"benchmarks.{kind}", *given, "--compiled"], cwd=ROOT, check=True)
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    peers = [(row["name"].endswith(", compiled"), row["peer"]) for row in rows]
+    assert peers == [(False, "diffusers DiT"), (True, "diffusers DiT"), (True, "diffusers DiT, compiled")]
+    assert all(row["error"] < 1e-4 for row in rows)
 
 
 def test_length(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

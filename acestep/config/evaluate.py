@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: R
     found = {}
     for name in _names(settings):
         pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
+        pipeline = replace(pipeline, compiled=settings["compile"])
         sampler = build_sampler(settings, pipeline.sampler)
         decoders = _names(settings, "autoencoder") if settings["autoencoder"] else []
         heard = {one: evaluation(pipeline.with_autoencoder(one), sampler, out, ranks) for one in decoders}

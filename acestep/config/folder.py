@@ -30,6 +30,7 @@ MACHINE_KEYS = (
     "compare",
     "wandb",
     "device",
+    "compile",
     "logger",
     "data.workers",
     "trainer.accelerator",

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Studio:
         pipeline = Pipeline.from_pretrained(weights, device, dtype, settings["padding"], memory, untrained, merged)
         if settings.get("autoencoder"):
             pipeline = pipeline.with_autoencoder(settings["autoencoder"])
+        pipeline = replace(pipeline, compiled=settings.get("compile", False))
         sampler = build_sampler(settings, pipeline.sampler)
         settings |= {part: describe(getattr(sampler, part)) for part in PARTS}
         settings |= {"memory": memory.value, "padding": pipeline.network.config.padding.value}

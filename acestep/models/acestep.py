@@ -261,9 +261,9 @@ class AceStep(nn.Module):
         """The learned velocity field; see ``DiT.forward``."""
         return self.decoder(x_t, t, conditions, r)
 
-    def generation(self) -> VelocityField:
+    def generation(self, compiled: bool = False) -> VelocityField:
         """The velocity field of one generation: :meth:`velocity`, quicker; the weights are to stay as they are."""
-        return Generation(self.decoder)
+        return Generation(self.decoder, compiled)
 
     def null(self, conditions: Conditions) -> Conditions:
         """The same batch without condition: every state is the learned null embedding; context and masks stay."""

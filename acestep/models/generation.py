@@ -10,8 +10,10 @@ Shapes: B songs, S patches, H width; G songs under all conditions at once, one c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +27,22 @@ from acestep.types import Conditions
 ROWS = 2048
 """Positions that a processor takes through a layer at a time, so that what is made of them stays in its cache."""
 
+PROGRAMS = 64
+"""That the compiler may make of a layer before it gives up."""
+
 Block = tuple[slice, slice]
 """Some songs, and some of their positions."""
 
 
 class Generation:
-    """A velocity field (``types.PairField``) for few conditions and many times. Has no gradients."""
+    """A velocity field (``types.PairField``) for few conditions and many times. Has no gradients.
 
-    def __init__(self, decoder: DiT) -> None:
+    Where it is to be ``compiled``, torch's compiler makes one program of each kind of layer when it first meets it.
+    """
+
+    def __init__(self, decoder: DiT, compiled: bool = False) -> None:
         self.decoder = decoder
+        self.compiled = compiled
         self._heard: dict[int, Heard] = {}
         self._scratch = Scratch()
 
@@ -55,6 +64,8 @@ class Generation:
     def _hear(self, conditions: Conditions) -> Heard:
         if id(conditions) not in self._heard:  # what was heard holds its conditions, so that no other get their id
             self._heard[id(conditions)] = Heard(self.decoder, conditions)
+            if self.compiled:
+                self._heard[id(conditions)].has_any_length()
         return self._heard[id(conditions)]
 
     def _velocity(self, x_t: Tensor, t: Tensor, branches: Sequence[Heard]) -> Tensor:
@@ -65,9 +76,11 @@ class Generation:
             x = x.repeat(len(branches), 1, 1)
         rotary, masks = first.layout(decoder, x)
         embedding, modulation = decoder.times(t[:1], torch.zeros_like(t[:1]), dtype)
-        for index, (layer, kind) in enumerate(zip(_layers(decoder), decoder.config.stack.layer_types, strict=True)):
-            answers = [branch.answers[index] for branch in branches]
-            x = _evaluated(layer, x, modulation, rotary, masks[kind], answers, self._scratch)
+        evaluated = _compiled() if self.compiled else _evaluated
+        with _many_programs() if self.compiled else nullcontext():
+            for index, (layer, kind) in enumerate(zip(_layers(decoder), decoder.config.stack.layer_types, strict=True)):
+                answers = [branch.answers[index] for branch in branches]
+                x = evaluated(layer, x, modulation, rotary, masks[kind], answers, self._scratch)
         return decoder.leave(x, embedding)[:, : x_t.shape[1]]
 
 
@@ -84,6 +97,15 @@ class Heard:
         heard = Constant.of if is_one else Memory.of
         self.answers: list[Answer] = [heard(layer, states, mask) for layer in _layers(decoder)]
         self._layouts: dict[tuple[int, ...], tuple[Rotary, dict[str, Mask]]] = {}
+
+    def has_any_length(self) -> None:
+        """Tell the compiler, which would else make a program for this number of tokens alone."""
+        for answer in self.answers:
+            if isinstance(answer, Memory):
+                for heads in (answer.keys, answer.values):
+                    torch._dynamo.maybe_mark_dynamic(heads, 1)
+                if answer.mask is not None:
+                    torch._dynamo.maybe_mark_dynamic(answer.mask, 3)
 
     def layout(self, decoder: DiT, x: Float[Tensor, "g s h"]) -> tuple[Rotary, dict[str, Mask]]:
         """``DiT.layout`` for patches of ``x``'s shape."""
@@ -162,6 +184,8 @@ def _evaluated(
 
     Writes over ``x``.
     """
+    if torch.compiler.is_compiling():
+        x = x.clone()  # torch 2.11 makes wrong programs for several songs of any length, written over what is given
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = layer.modulations(modulation, x.dtype)
     attention, songs = layer.self_attn, branches[0].songs
 
@@ -186,6 +210,21 @@ def _evaluated(
                 y[rows] += answer(layer, y[rows], slice(first - number * songs, last - number * songs))
         y.addcmul_(mlp_gate, _transformed(layer.mlp, _prepared(y, layer.mlp_norm, mlp_shift, mlp_scale), scratch))
     return x
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    """``_evaluated`` through torch's compiler: programs for the first length, then others for any length."""
+    return torch.compile(_evaluated)
+
+
+def _many_programs() -> AbstractContextManager[Any]:
+    """Room for a program of each kind: first layer or later, full or sliding, with guidance or without, batched or not.
+
+    Torch's own limit is 8, past which it goes on without its compiler.
+    """
+    config: Any = torch._dynamo.config  # types of it are made at run time
+    return config.patch(recompile_limit=PROGRAMS)
 
 
 def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:
@@ -213,7 +252,7 @@ class Scratch:
     def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
         """``linear(x)``, to be used before the next of that name is asked for."""
         plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter  # else adapted, or quantised
-        if not plain or linear.bias is not None or x.device.type != "cpu":
+        if not plain or linear.bias is not None or x.device.type != "cpu" or torch.compiler.is_compiling():
             return linear(x)
         rows, width = x.shape[0] * x.shape[1], linear.out_features
         kept = self._kept.get(name)
@@ -240,7 +279,7 @@ def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor,
 def _blocks(x: Float[Tensor, "g s h"]) -> Iterator[Block]:
     """All of ``x`` on an accelerator; else short songs together, long ones in about equal parts."""
     songs, length = x.shape[:2]
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         yield slice(0, songs), slice(0, length)
         return
     together, parts = max(1, ROWS // length), -(-length // ROWS)

@@ -69,7 +69,7 @@ class RMSNorm(nn.Module):
 
     def unit(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """``x`` with mean square 1."""
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype)
         # Torch has no kernel of its own for it there; a norm makes no square of ``x`` to be written and read again.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.types import ConditionInputs, Conditions
 
@@ -101,3 +102,26 @@ def pad(value: Tensor, length: int, generator: torch.Generator) -> Tensor:
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, generator=generator)
+
+
+def two_songs(frames: int, seed: int = 0) -> tuple[Conditions, Tensor]:
+    """Conditions of two songs, one shorter in both frames and tokens, and their latents."""
+    generator = torch.Generator().manual_seed(seed)
+    both = random_conditions(generator, frames, 7).cat(random_conditions(generator, frames, 7))
+    frame_mask, mask = both.frame_mask.clone(), both.mask.clone()
+    frame_mask[1, frames - 9 :] = False
+    mask[0, 5:] = False
+    return replace(both, frame_mask=frame_mask, mask=mask), normal(generator, 2, frames, 4)
+
+
+def compiled_errors(lengths: list[int]) -> list[float]:
+    """Differences of a compiled generation to the network, song lengths one after the other."""
+    model = network()
+    errors = []
+    for frames in lengths:
+        conditions, noise = two_songs(frames)
+        null = model.null(conditions)
+        sampler = Sampler(Linear(steps=2), Euler(), CFG())
+        made = sampler(model.generation(compiled=True), noise, conditions, null)
+        errors.append(float((made - sampler(model.velocity, noise, conditions, null)).abs().max()))
+    return errors

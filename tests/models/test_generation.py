@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import torch
-from networks import TINY, network, normal, random_conditions
-from torch import Tensor, nn
+from networks import TINY, compiled_errors, network, two_songs
+from torch import nn
 
 from acestep.flow import APG, CFG, Euler, Heun, Linear, Sampler
 from acestep.models import generation
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
-from acestep.types import Conditions, PairField
+from acestep.types import PairField
 
 TIME = torch.full((2,), 0.3)
-
-
-def two_songs(frames: int, seed: int = 0) -> tuple[Conditions, Tensor]:
-    """Conditions of two songs, one shorter in both frames and tokens, and their latents."""
-    generator = torch.Generator().manual_seed(seed)
-    both = random_conditions(generator, frames, 7).cat(random_conditions(generator, frames, 7))
-    frame_mask, mask = both.frame_mask.clone(), both.mask.clone()
-    frame_mask[1, frames - 9 :] = False
-    mask[0, 5:] = False
-    return replace(both, frame_mask=frame_mask, mask=mask), normal(generator, 2, frames, 4)
 
 
 @pytest.mark.parametrize("rows", [64, 1024])
@@ -95,3 +87,12 @@ def test_memory_that_is_kept_fits_every_song_and_any_kind_of_projection() -> Non
         conditions, x_t = two_songs(frames, seed=frames)
         made, expected = field(x_t, TIME, conditions), model.velocity(x_t, TIME, conditions)
         torch.testing.assert_close(made, expected, atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_compiled_songs_of_any_length_are_the_same() -> None:
+    # In a process without the checks of shapes that tests run under, which the compiler does not take.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        errors = pool.submit(compiled_errors, [50, 150, 34]).result()  # exactly, then of any length, then again
+    assert max(errors) < 1e-4
