@@ -145,7 +145,7 @@ class History(Callback):
 
 
 class SampleSongs(Callback):
-    """Every few validations, the first held-out songs' prompts as audio, through the pipeline like any other song.
+    """Every few validations, the first held-out songs' prompts as audio, through ``Pipeline.generate`` like any other.
 
     It runs inside validation, so that averaged weights, where there are any, make the songs.
 
@@ -177,7 +177,7 @@ class SampleSongs(Callback):
         wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
         # In the run's precision: under an adapter, not all weights have one type.
         with trainer.precision_plugin.val_step_context():
-            songs = list(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted)))
+            songs = list(module.play(wanted, self.sampler))
         for index, audio in enumerate(songs if trainer.is_global_zero else []):
             audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
             _hear(trainer, f"samples/{index:02d}", audio)

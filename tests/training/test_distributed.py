@@ -11,6 +11,7 @@ import torch
 from training import jobs
 
 from acestep.config.folder import newest_checkpoint
+from acestep.training.callbacks import SampleSongs
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +90,12 @@ def test_two_processes_of_the_other_trainings_too(
     kind: str, strategy: str, alone_too: Callable[[str], Path], trainings: dict[str, tuple], tmp_path: Path
 ) -> None:
     places, settings = trainings[kind]
-    trainer = {"strategy": strategy, "devices": "2"} | settings.get("trainer", {})
-    assert jobs.run(2, tmp_path, places, batch_size=2, **OTHER | settings | {"trainer": trainer}) == [0, 0]
+    told = {"trainer": {"strategy": strategy, "devices": "2"} | settings.get("trainer", {})}
+    if "planner" in kind:
+        told["callbacks"] = [*OTHER["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]
+    assert jobs.run(2, tmp_path, places, batch_size=2, **OTHER | settings | told) == [0, 0]
     assert_same_run(alone_too(kind), tmp_path, (*WATCHED[:3], *OTHERS[kind]))
+    assert len([*(tmp_path / "samples").rglob("*.flac")]) == ("callbacks" in told) * 2
 
 
 @pytest.mark.long
