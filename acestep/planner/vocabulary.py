@@ -101,9 +101,7 @@ def read_tokenizer(folder: Path, key: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(
-            f"{key}={folder}: no tokenizer.json ({error}); copy the whole folder again"
-        ) from error
+        raise ValueError(f"{key}={folder}: no tokenizer.json ({error}); copy the whole folder again") from error
 
 
 def extend(tokenizer: Tokenizer, codes: int) -> Tokenizer:

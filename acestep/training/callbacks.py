@@ -38,6 +38,11 @@ class Watch(Callback):
         self.every = every
         self.cells = cells
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse what it cannot watch."""
+        if not module.has_noise_levels:
+            raise ValueError("callbacks.watch: this task's loss has parts, not noise levels; use callbacks=parts")
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin to count."""
         self._restart(trainer, module.device)
@@ -164,6 +169,11 @@ class SampleSongs(Callback):
         self.songs = songs
         self.sampler = sampler
         self._validations = 0
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse a training that makes no songs."""
+        if self.every and not module.makes_songs:
+            raise ValueError("callbacks.sample: this task makes no songs; use callbacks=parts, or set it to null")
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Generate, if it is time."""

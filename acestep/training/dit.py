@@ -38,6 +38,9 @@ class DiTModule(Trained):
         conditioner: what training conditions on, where it is not as the pipeline generates; validation is as it does.
     """
 
+    has_noise_levels = True
+    makes_songs = True
+
     def __init__(
         self,
         pipeline: Pipeline,

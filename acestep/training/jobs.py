@@ -23,10 +23,10 @@ from acestep.pipeline import Pipeline
 from acestep.planner.begin import Pretrained
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import LESSONS
-from acestep.training.audio import AudioData
+from acestep.training.audio import AudioConfig, AudioData
 from acestep.training.autoencoder import AutoencoderModule, Rebuild
 from acestep.training.codes import SongCodes
-from acestep.training.data import LatentData, SongStream
+from acestep.training.data import DataConfig, LatentData, SongStream
 from acestep.training.dit import DiTModule
 from acestep.training.fit import Adapter, Start, load_pipeline, save_result, select_trained
 from acestep.training.module import Optimization, Trained, freeze
@@ -92,6 +92,7 @@ class DiTTask:
 
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, parts.start, parts.seed)
         select_trained(pipeline.network, parts.trainable, parts.adapter, parts.seed)
         data = LatentData(parts.data, parts.seed)
@@ -115,6 +116,7 @@ class TokenizerTask:
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
         _no_adapter(parts, "tokenizer")
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, parts.start, parts.seed)
         select_trained(pipeline.network, parts.trainable, None, parts.seed)
         data = LatentData(parts.data, parts.seed)
@@ -145,6 +147,7 @@ class PlannerTask:
         """Its training."""
         if not callable(self.language):
             raise ValueError("language=none: a planner's training has to start somewhere; use language=pretrained")
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, Start.pretrained, parts.seed)
         data = PlannerData(parts.data, parts.seed)
         data.store.check(autoencoder_settings(pipeline.autoencoder))
@@ -203,6 +206,7 @@ class AutoencoderTask:
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
         _no_adapter(parts, "autoencoder")
+        _check_data(parts, AudioConfig, "audio")
         if parts.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate={parts.trainer.accumulate}: task=autoencoder steps after every batch; use 1, and "
@@ -243,6 +247,11 @@ class AutoencoderTask:
 def _open(weights: str, device: torch.device) -> Pipeline:
     """The checkpoint as songs are made with it: opened anew each time, so that between them no DiT takes room."""
     return Pipeline.from_pretrained(weights, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def _check_data(parts: Parts, kind: type, name: str) -> None:
+    if not isinstance(parts.data, kind):
+        raise ValueError(f"data: this task trains on {name}; use data={name}")
 
 
 def _no_adapter(parts: Parts, task: str) -> None:

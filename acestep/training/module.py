@@ -52,6 +52,10 @@ class Trained(LightningModule):
     """
 
     strict_loading = False
+    has_noise_levels = False
+    """Whether its loss is of noise levels, rather than of parts."""
+    makes_songs = False
+    """Whether its network takes part in making songs, which ``play`` then does."""
 
     def __init__(self, network: nn.Module, optimization: Optimization, seed: int) -> None:
         super().__init__()
@@ -66,11 +70,8 @@ class Trained(LightningModule):
             raise ValueError("trainer.strategy=fsdp2: this task does not spread its parameters; use ddp")
 
     def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
-        """Held-out ``songs`` as the model makes them now, at the nearest length that it makes; the first rank's count.
-
-        A subclass whose network takes part in making songs does so here.
-        """
-        raise ValueError("callbacks.sample: this task makes no songs; set it to null")
+        """Held-out ``songs`` as the model makes them now, each as long as it can be; the first rank's count."""
+        raise NotImplementedError
 
     def step_of(self, loss: PartLoss, examples: int) -> dict[str, Any]:
         """What ``training_step`` returns for a loss in parts."""

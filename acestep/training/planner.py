@@ -154,6 +154,8 @@ class PlannerModule(Trained):
         judged: held-out songs of each batch that are planned from their captions and lyrics alone, at validation.
     """
 
+    makes_songs = True
+
     def __init__(
         self, model: LanguageModel, optimization: Optimization, seed: int, band: Band, judged: int = 8
     ) -> None:

@@ -172,6 +172,11 @@ def test_a_decoder_is_tuned_alone_and_resumes(
         ("trainer.accumulate=2", "trainer.accumulate=2: task=autoencoder steps after every batch"),
         ("trainer.gradient_clip=1", "trainer.gradient_clip=1: task=autoencoder clips both its networks itself"),
         ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2: this task does not spread its parameters; use ddp"),
+        ("callbacks.watch._target_=acestep.training.callbacks.Watch", "callbacks.watch: this task's loss has parts"),
+        (
+            "callbacks.sample={_target_:acestep.training.callbacks.SampleSongs,folder:x}",
+            "callbacks.sample: this task makes no songs",
+        ),
     ],
 )
 def test_what_two_networks_cannot_do_is_one_sentence(
@@ -179,3 +184,19 @@ def test_what_two_networks_cannot_do_is_one_sentence(
 ) -> None:
     with pytest.raises(SystemExit, match=says):
         trained(tmp_path / "run", sounds, *AUTOENCODER, setting)
+
+
+def test_songs_that_cannot_be_trained_on_are_one_sentence(
+    trained: Train, sounds: Path, store: Path, language: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="data: this task trains on latents; use data=latents"):
+        trained(tmp_path / "run", sounds, *TOKENIZER, "data=audio")
+    (tmp_path / "songs").mkdir()
+    with pytest.raises(SystemExit, match=r"data\.path=.*songs: no audio file in it"):
+        trained(tmp_path / "run", tmp_path / "songs", *AUTOENCODER)
+    for name in ("a.wav", "b.wav", "c.wav"):
+        soundfile.write(tmp_path / "songs" / name, np.zeros((0, 2)), 200)
+    with pytest.raises(SystemExit, match=r"data\.path: .*\.wav holds no sound; take it out"):
+        trained(tmp_path / "run", tmp_path / "songs", *AUTOENCODER)
+    with pytest.raises(SystemExit, match=r"spells 64 codes, and the tokenizer of weights=.* has 64000; start from"):
+        trained(tmp_path / "run", store, "task=planner", *PLAY, "language=pretrained", f"language.path={language}")
