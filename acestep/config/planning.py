@@ -27,7 +27,7 @@ from acestep.song import Request, shown
 from acestep.songs import request_of
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.hub import fetch, is_hub_id
-from acestep.weights.open import find_folder
+from acestep.weights.open import find_folder, named_by
 
 WORDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
 """What a plan says of a song beside its codes."""
@@ -132,10 +132,8 @@ def find_language_model(path: str, weights: str) -> Path:
     for folder in (Path(path), home / Path(path).name, home.parent / Path(path).name):
         if folder.is_dir():
             return folder
-    try:
+    with named_by("planner.path"):
         return fetch(path) if is_hub_id(path) else Path(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace("weights=", "planner.path=", 1)) from error
 
 
 def plan_file(out: Path) -> Path:

@@ -121,6 +121,10 @@ class PlannerStudy:
     songs_in_report: int = 8
     available_only: bool = False
 
+    def __post_init__(self) -> None:
+        if self.wild < 0:
+            raise ValueError(f"eval.wild={self.wild}: need >= 0 (0 for none)")
+
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """As :meth:`Evaluation.__call__`; the summary's ``planner`` is this study's own."""
         ranks = ranks or Ranks()

@@ -25,9 +25,7 @@ class WatchParts(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Refuse what it cannot watch."""
         if module.has_noise_levels:
-            raise ValueError(
-                "callbacks.watch: this task's loss has noise levels, not parts; use callbacks=default"
-            )
+            raise ValueError("callbacks.watch: this task's loss has noise levels, not parts; use callbacks=default")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin to count."""
