@@ -80,8 +80,8 @@ class AudioPieces(Dataset[tuple[Tensor, int]]):
         try:
             with soundfile.SoundFile(self.paths[index]) as file:
                 wanted = -(-self.samples * file.samplerate // self.autoencoder.sample_rate)
-                if not file.frames:
-                    raise ValueError(f"data.path: {self.paths[index]} holds no sound; take it out")
+                if file.frames * self.autoencoder.sample_rate < self.autoencoder.hop * file.samplerate:
+                    raise ValueError(f"data.path: {self.paths[index]} is shorter than a latent frame; take it out")
                 first = int(np.random.default_rng((self.seed, epoch, index)).integers(max(1, file.frames - wanted + 1)))
                 file.seek(first)
                 read = file.read(wanted, dtype="float32", always_2d=True)
