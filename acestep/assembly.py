@@ -22,7 +22,7 @@ from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.types import Autoencoder
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.native import is_native, native_base
-from acestep.weights.open import find_folder, folder_hash, open_checkpoint
+from acestep.weights.open import find_folder, folder_hash, named_by, open_checkpoint
 from acestep.weights.tensors import load_into
 from acestep.weights.training import is_training_state, training_base
 
@@ -103,7 +103,8 @@ def swap_autoencoder(
     Raises:
         ValueError: it has other latents than ``own``, by their number, rate or the waveforms they stand for.
     """
-    other = open_checkpoint(path_or_name)
+    with named_by("autoencoder"):
+        other = open_checkpoint(path_or_name)
     like = next(iter(own.state_dict().values()))
     autoencoder = build_autoencoder(other, like.device, like.dtype)
     for name in ("latent_channels", "hop", "sample_rate"):

@@ -20,6 +20,8 @@ FULL_KEY = re.compile(r"full_key: (\S+)")
 UNKNOWN = re.compile(r"Key '(\w+)' (?:is not in struct|not in '\w+')")
 VALUE = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)")
 ENUM = re.compile(r"Invalid value '(.*?)', expected one of (\[.*?\])")
+WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*^[\w.]+: (.*)", re.DOTALL | re.MULTILINE)
+"""What torch makes of a loader process's error: its traceback, and at the end the error itself."""
 
 
 def people() -> tuple[type[BaseException], ...]:
@@ -112,5 +114,7 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 
 
 def _first_line(text: str) -> str:
+    if found := WORKER.match(text):
+        text = found[1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else "unknown error"

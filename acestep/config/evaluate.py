@@ -28,6 +28,7 @@ from acestep.evaluation.report import Part, write_report
 from acestep.evaluation.results import Results
 from acestep.evaluation.table import log_to_wandb
 from acestep.pipeline import Pipeline
+from acestep.weights.open import named_by
 
 LONGEST_WAIT = timedelta(days=2)
 """For the rank with the slowest share."""
@@ -83,8 +84,11 @@ def _bytes_of(recording: Path | None) -> str:
 
 
 def _hashed(settings: Mapping[str, Any]) -> str:
-    names = _names(settings) + (_names(settings, "autoencoder") if settings["autoencoder"] else [])
-    return ", ".join(fingerprint(name) for name in names)
+    found = [fingerprint(name) for name in _names(settings)]
+    if settings["autoencoder"]:
+        with named_by("autoencoder"):
+            found += [fingerprint(name) for name in _names(settings, "autoencoder")]
+    return ", ".join(found)
 
 
 def _names(settings: Mapping[str, Any], key: str = "weights") -> list[str]:

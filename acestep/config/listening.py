@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from acestep.assembly import check_device
 from acestep.audio import read_audio
 from acestep.config.planning import find_language_model
 from acestep.files import atomic
@@ -24,6 +25,7 @@ def describe(options: argparse.Namespace) -> int:
     for file in options.songs:
         if not file.is_file():
             raise ValueError(f"songs={file}: no such file")
+    check_device(options.device)
     pipeline = Pipeline.from_pretrained(options.weights, options.device)
     place = find_language_model(options.planner, options.weights)
     config = PlannerConfig(path=str(place), decoding=Decoding(temperature=options.temperature))
@@ -44,7 +46,11 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def _heard(file: Path, pipeline: Pipeline, planner: Planner, seed: int) -> dict[str, Any]:
-    latents = pipeline.encode(read_audio(file)).mean[0]
+    audio = read_audio(file)
+    try:
+        latents = pipeline.encode(audio).mean[0]
+    except ValueError as error:
+        raise ValueError(f"songs={file}: {error}; take it out") from error
     codes = audio_codes(pipeline.network, [latents], pipeline.conditioner.silence)
     return _in_words(planner.describe(codes, [seed])[0])
 

@@ -27,7 +27,7 @@ from acestep.song import Request, shown
 from acestep.songs import request_of
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.hub import fetch, is_hub_id
-from acestep.weights.open import find_folder
+from acestep.weights.open import find_folder, named_by
 
 WORDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
 """What a plan says of a song beside its codes."""
@@ -57,7 +57,7 @@ class Planning(PlannerConfig):
                 if entry.plan and entry.goes_on:
                     (written if self._has_file(entry) else blank).append(entry)
         if blank or (written and self.codes):
-            logger.info("planning %d songs with %s", len(blank) + len(written), self.path)
+            logger.info("planning with %s: songs: %d", self.path, len(blank) + len(written))
             self._write(blank, written, self._load(settings, checkpoint))
             torch.cuda.empty_cache()  # the planner is gone by now, and memory=auto asks what is free
         for entry in (entry for entry in [*blank, *written] if entry.goes_on):
@@ -75,7 +75,7 @@ class Planning(PlannerConfig):
                 lengths.check(asked.seconds)
             by = {key: value for key, value in describe(self).items() if key not in ("edit", "batch_size")}
             entry.planned = {"by": by, "asked": asdict(asked)}
-            entry.plan = self._read_plan(asked, plan_file(entry.out)) if self._has_file(entry) else Plan(asked, asked)
+            entry.plan = self._read_plan(asked, entry.out, lengths) if self._has_file(entry) else Plan(asked, asked)
         except ValueError as error:
             entry.fails(error)
             return
@@ -91,7 +91,8 @@ class Planning(PlannerConfig):
     def _has_file(self, entry: Entry) -> bool:
         return self.edit and plan_file(entry.out).exists()
 
-    def _read_plan(self, asked: Request, file: Path) -> Plan:
+    def _read_plan(self, asked: Request, out: Path, lengths: Lengths) -> Plan:
+        file = plan_file(out)
         try:
             said = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -100,7 +101,11 @@ class Planning(PlannerConfig):
             raise ValueError(f"planner.edit: {file} is the plan of another request; remove it to plan anew")
         try:
             edited = request_of(said, file.parent)
+            if other := sorted(said.keys() - WORDS):
+                raise ValueError(f"song.{other[0]}: a plan says {', '.join(WORDS)} alone; remove it")
             song = checked_request(replace(asked, **{key: getattr(edited, key) for key in WORDS}))
+            if song.seconds is not None:
+                lengths.check(song.seconds)
         except ValueError as error:
             raise ValueError(f"planner.edit: {file}: {error}") from error
         # Codes are asked for in the words of the request, unless a person has changed those.
@@ -127,10 +132,8 @@ def find_language_model(path: str, weights: str) -> Path:
     for folder in (Path(path), home / Path(path).name, home.parent / Path(path).name):
         if folder.is_dir():
             return folder
-    try:
+    with named_by("planner.path"):
         return fetch(path) if is_hub_id(path) else Path(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace("weights=", "planner.path=", 1)) from error
 
 
 def plan_file(out: Path) -> Path:

@@ -44,8 +44,12 @@ class PlannerSpec(Protocol):
 
 def planned_right(planner: Planner, songs: Sequence[Song]) -> dict[str, list[float]]:
     """Whether each field that a song has is planned as it is, from caption, lyrics and length alone."""
-    asked = [Song(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds, seed=song.seed) for song in songs]
-    return compared(songs, planner.fill(asked))
+    return compared(songs, planner.fill([asked(song) for song in songs]))
+
+
+def asked(song: Song) -> Request:
+    """What is told of ``song`` where its metadata are to be planned."""
+    return Request(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds, seed=song.seed)
 
 
 def compared(songs: Sequence[Song], plans: Sequence[Plan]) -> dict[str, list[float]]:
@@ -117,19 +121,20 @@ class PlannerStudy:
     songs_in_report: int = 8
     available_only: bool = False
 
+    def __post_init__(self) -> None:
+        if self.wild < 0:
+            raise ValueError(f"eval.wild={self.wild}: need >= 0 (0 for none)")
+
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """As :meth:`Evaluation.__call__`; the summary's ``planner`` is this study's own."""
         ranks = ranks or Ranks()
         prompts = load_prompts(self.prompts, pipeline.lengths, ranks)
-        asked = [
-            Request(caption=song.caption, lyrics=song.lyrics, seconds=song.seconds, seed=song.seed)
-            for song in (prompt.song for prompt in prompts)
-        ]
-        plans, wild = self._planned(pipeline, asked, Path(out) / "plans.json", ranks)
+        requests = [asked(prompt.song) for prompt in prompts]
+        plans, wild = self._planned(pipeline, requests, Path(out) / "plans.json", ranks)
         right = compared([prompt.song for prompt in prompts], plans)
         arms = {
-            "asked": asked,
-            "codes": [replace(song, codes=plan.codes) for song, plan in zip(asked, plans, strict=True)],
+            "asked": requests,
+            "codes": [replace(song, codes=plan.codes) for song, plan in zip(requests, plans, strict=True)],
             "told": [plan.song for plan in plans],
         }
         found = {}
@@ -162,18 +167,18 @@ class PlannerStudy:
         return replace(joined(found, "arm"), blocks={"planner": block})
 
     def _planned(
-        self, pipeline: Pipeline, asked: Sequence[Request], path: Path, ranks: Ranks
+        self, pipeline: Pipeline, requests: Sequence[Request], path: Path, ranks: Ranks
     ) -> tuple[list[Plan], int]:
         """The plans, and how many wild ones are whole: the first rank plans, and the others read what it wrote."""
         if not ranks.rank:
             weight = next(pipeline.network.parameters())
-            plans = self.planner.load(weight.device, torch.float32, pipeline.lengths).plan(asked)
+            plans = self.planner.load(weight.device, torch.float32, pipeline.lengths).plan(requests)
             said = [{name: getattr(plan.song, name) for name in SONG_FIELDS} for plan in plans]
             wild = valid_plans(self.wild) if self.wild else 0
             write_json(path, {"songs": said, "codes": [plan.codes for plan in plans], "valid": wild})
         ranks.wait()
         found = read_json(path)
-        told = zip(asked, found["songs"], found["codes"], strict=True)
+        told = zip(requests, found["songs"], found["codes"], strict=True)
         return [Plan(song, replace(song, **words), tuple(codes)) for song, words, codes in told], found["valid"]
 
 

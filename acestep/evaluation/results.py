@@ -243,12 +243,17 @@ class Results:
             **{f"sampler.{path}": value for path, value in self.setting.cells.get(row.cell, {}).items()},
             **row.words,
             "request": row.beside_words or None,
-            "audio": row.path.relative_to(folder).as_posix() if row.path else None,
+            "audio": _placed(row.path, folder) if row.path else None,
             "excluded": row.excluded or None,
             "unheard": json.dumps(dict(row.unheard)) if row.unheard else None,
             **{column: row.scores.get(column) for column in self.columns},
             **{f"shuffled.{column}": row.shuffled.get(column) for column in self.columns},
         }
+
+
+def _placed(path: Path, folder: Path) -> str:
+    """``path`` as seen from ``folder``; a recording that lies elsewhere is named in full."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.absolute().as_posix()
 
 
 def _described(found: Interval | None) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from acestep.planner.model import LanguageModel
-from acestep.planner.vocabulary import FIRST_CODE, Vocabulary, extend
+from acestep.planner.model import LanguageModel, language_folder, read_network
+from acestep.planner.vocabulary import FIRST_CODE, Vocabulary, extend, read_tokenizer
 
 # How Qwen's tokenizer takes text apart before it looks for pieces: no piece reaches past the end of a line.
 WORDS = (
@@ -25,26 +24,23 @@ class Pretrained:
     """A Hugging Face folder: of a planner, or of a plain text model, which then gets tokens for codes.
 
     Args:
-        path: the folder.
+        path: the folder, or that of a run which trained a planner.
     """
 
     path: str
 
     def __call__(self, texts: Sequence[str], codes: int, generator: torch.Generator) -> LanguageModel:
         """The model. New rows of its embedding are drawn around the mean of the old ones, as wide as those are."""
-        folder = Path(self.path)
-        if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+        folder = language_folder(self.path)
+        if not (folder / "config.json").is_file():
             raise ValueError(f"language.path={folder}: need config.json, tokenizer.json and *.safetensors there")
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = read_tokenizer(folder, "language.path")
         if tokenizer.token_to_id(FIRST_CODE) is not None:
-            model = LanguageModel.from_folder(folder)
+            model = LanguageModel.from_folder(folder, key="language.path")
             model.network.requires_grad_(True)
             return model
-        network = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-        network.generation_config = GenerationConfig()
-        vocabulary = Vocabulary(extend(tokenizer, codes), folder)
+        network = read_network(folder, "language.path", torch.float32)
+        vocabulary = Vocabulary(extend(tokenizer, codes), f"language.path={folder}")
         _grow(network, vocabulary, generator)
         return LanguageModel(network, vocabulary)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Generator
 from transformers import (
@@ -21,7 +22,7 @@ from acestep.adapters import adapter_base, is_adapter, load_adapter
 from acestep.files import replacing
 from acestep.planner.decoding import Decoding, Draws, Finished
 from acestep.planner.grammar import Machine
-from acestep.planner.vocabulary import Vocabulary
+from acestep.planner.vocabulary import Vocabulary, read_tokenizer
 from acestep.weights.open import shipped_or_path
 
 
@@ -34,36 +35,29 @@ class LanguageModel:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        key: str = "planner.path",
     ) -> LanguageModel:
         """A language model with code tokens: a shipped name, a Hugging Face folder, a run's folder, or an adapter's.
 
-        Pickled weights are not read.
+        Pickled weights are not read. ``key`` is what names the folder in messages.
         """
-        folder = shipped_or_path(folder)
-        folder = folder / "weights" if (folder / "weights").is_dir() else folder
+        folder = language_folder(folder)
         if is_adapter(folder):
             model = cls.from_folder(adapter_base(folder), device, dtype)
             load_adapter(model.network, folder)
             model.network.to(device, dtype).eval().requires_grad_(False)
             return model
         if not (folder / "config.json").is_file():
-            raise ValueError(f"planner.path={folder}: no language model there; name the folder with its config.json")
-        vocabulary = Vocabulary.from_folder(folder)
-        try:
-            network = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise ValueError(
-                f"planner.path={folder}: cannot be read ({reason}); copy the whole folder again"
-            ) from error
-        # What a folder says about sampling would be merged into every call of generate.
-        network.generation_config = GenerationConfig()
+            raise ValueError(f"{key}={folder}: no language model there; name the folder with its config.json")
+        vocabulary = Vocabulary(read_tokenizer(folder, key), f"{key}={folder}")
+        network = read_network(folder, key, dtype)
         rows = network.get_input_embeddings().num_embeddings
         if rows < vocabulary.size:
-            raise ValueError(f"planner.path={folder}: its tokenizer has {vocabulary.size} tokens, its network {rows}")
+            raise ValueError(f"{key}={folder}: its tokenizer has {vocabulary.size} tokens, its network {rows}")
         return cls(network.to(device).eval().requires_grad_(False), vocabulary)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -138,3 +132,31 @@ class LanguageModel:
         while answer and answer[-1] == self.vocabulary.pad:
             answer.pop()
         return answer
+
+
+def language_folder(path: str | Path) -> Path:
+    """Where a language model is: a shipped one, a run's result, or the folder itself."""
+    folder = shipped_or_path(path)
+    return folder / "weights" if (folder / "weights").is_dir() else folder
+
+
+def read_network(folder: Path, key: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal network in ``folder``, which ``key`` names."""
+    try:
+        network, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".:")
+        raise ValueError(f"{key}={folder}: cannot be read ({reason}); copy the whole folder again") from error
+    # transformers draws by chance what the files do not hold.
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(f"{key}={folder}: its files hold no {missing[0]}; copy the whole folder again")
+    # What a folder says about sampling would be merged into every call of generate.
+    network.generation_config = GenerationConfig()
+    return network

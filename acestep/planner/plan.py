@@ -230,7 +230,7 @@ def told(song: Song, found: Mapping[str, int | str]) -> Song:
 def count_codes(seconds: float | None) -> int:
     """Codes that cover ``seconds``."""
     if seconds is None:
-        raise ValueError("song.seconds: not given; codes need a length")
+        raise ValueError("song.seconds: not given, and codes need a length; give one, or add planner.codes=false")
     return max(1, math.ceil(round(seconds * CODES_PER_SECOND, 3)))
 
 

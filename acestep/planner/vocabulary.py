@@ -41,18 +41,13 @@ class Vocabulary:
         found = {name: tokenizer.token_to_id(name) for name in (START, END, PAD, CLOSE, FIRST_CODE)}
         missing = [name for name, token in found.items() if token is None]
         if missing:
-            raise ValueError(f"{source}: has no token {missing[0]}; extend it with `acestep.planner.extend`")
+            raise ValueError(
+                f"{source}: its tokenizer has no token {missing[0]}; name a 5 Hz language model, or make one of it by "
+                "train.py experiment=planner_sft"
+            )
         self.end, self.pad, self.close, self.first_code = (found[name] for name in (END, PAD, CLOSE, FIRST_CODE))
         self.size = tokenizer.get_vocab_size()
         self.codes = self._count_codes(source)
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> Vocabulary:
-        """The ``tokenizer.json`` in ``folder``."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{path}: the language model's tokenizer is missing; copy the whole folder of the model")
-        return cls(Tokenizer.from_file(str(path)), path)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of ``text``, nothing added; the names of special tokens in it become those tokens."""
@@ -96,6 +91,17 @@ class Vocabulary:
         if count < CODES and self.tokenizer.token_to_id(f"<|audio_code_{count}|>") is not None:
             raise ValueError(f"{source}: its code tokens are not in a row; extend a tokenizer that has none")
         return count
+
+
+def read_tokenizer(folder: Path, key: str) -> Tokenizer:
+    """The ``tokenizer.json`` in ``folder``, which ``key`` names."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{key}={folder}: has no tokenizer.json; copy the whole folder of the model")
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{key}={folder}: no tokenizer.json ({error}); copy the whole folder again") from error
 
 
 def extend(tokenizer: Tokenizer, codes: int) -> Tokenizer:

@@ -80,6 +80,8 @@ class AudioPieces(Dataset[tuple[Tensor, int]]):
         try:
             with soundfile.SoundFile(self.paths[index]) as file:
                 wanted = -(-self.samples * file.samplerate // self.autoencoder.sample_rate)
+                if file.frames * self.autoencoder.sample_rate < self.autoencoder.hop * file.samplerate:
+                    raise ValueError(f"data.path: {self.paths[index]} is shorter than a latent frame; take it out")
                 first = int(np.random.default_rng((self.seed, epoch, index)).integers(max(1, file.frames - wanted + 1)))
                 file.seek(first)
                 read = file.read(wanted, dtype="float32", always_2d=True)
@@ -97,7 +99,10 @@ class AudioData(SongStream):
         super().__init__(config.batch_size, config.workers, seed)
         self.config = config
         folder = Path(config.path)
-        paths = find_songs(folder)
+        try:
+            paths = find_songs(folder)
+        except ValueError as error:
+            raise ValueError(str(error).replace("source=", "data.path=", 1)) from error
         if config.held_out >= len(paths):
             raise ValueError(f"data.held_out={config.held_out}: {folder} has {len(paths)} audio files; hold out fewer")
         names = {path: path.relative_to(folder).as_posix() for path in paths}

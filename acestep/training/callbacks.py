@@ -38,6 +38,11 @@ class Watch(Callback):
         self.every = every
         self.cells = cells
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse what it cannot watch."""
+        if not module.has_noise_levels:
+            raise ValueError("callbacks.watch: this task's loss has parts, not noise levels; use callbacks=parts")
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin to count."""
         self._restart(trainer, module.device)
@@ -145,7 +150,7 @@ class History(Callback):
 
 
 class SampleSongs(Callback):
-    """Every few validations, the first held-out songs' prompts as audio, through the pipeline like any other song.
+    """Every few validations, the first held-out songs' prompts as audio, through ``Pipeline.generate`` like any other.
 
     It runs inside validation, so that averaged weights, where there are any, make the songs.
 
@@ -165,6 +170,11 @@ class SampleSongs(Callback):
         self.sampler = sampler
         self._validations = 0
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse a training that makes no songs."""
+        if self.every and not module.makes_songs:
+            raise ValueError("callbacks.sample: this task makes no songs; use callbacks=parts, or set it to null")
+
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Generate, if it is time."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every:
@@ -177,7 +187,7 @@ class SampleSongs(Callback):
         wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
         # In the run's precision: under an adapter, not all weights have one type.
         with trainer.precision_plugin.val_step_context():
-            songs = list(module.pipeline.generate(wanted, self.sampler, batch_size=len(wanted)))
+            songs = list(module.play(wanted, self.sampler))
         for index, audio in enumerate(songs if trainer.is_global_zero else []):
             audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
             _hear(trainer, f"samples/{index:02d}", audio)

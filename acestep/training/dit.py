@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep.audio import Audio
 from acestep.conditioning.encode import Conditioner, tiled
 from acestep.data import LatentBatch
 from acestep.flow.noise import normal
 from acestep.flow.objective import ConditionParts, FlowMatching
+from acestep.flow.sampler import Sampler
 from acestep.flow.timesteps import validation_grid
 from acestep.pipeline import Pipeline
 from acestep.training.flops import StepCost
@@ -20,7 +23,7 @@ from acestep.training.module import Optimization, Trained
 from acestep.training.randomness import derived_generator
 from acestep.training.sharding import Sharded, is_sharded, shard
 from acestep.training.tasks import layouts
-from acestep.types import ConditionInputs, Conditions, Posterior
+from acestep.types import ConditionInputs, Conditions, Posterior, Song
 
 
 class DiTModule(Trained):
@@ -34,6 +37,9 @@ class DiTModule(Trained):
         validation_times: cells of the grid over t on which the validation loss is taken.
         conditioner: what training conditions on, where it is not as the pipeline generates; validation is as it does.
     """
+
+    has_noise_levels = True
+    makes_songs = True
 
     def __init__(
         self,
@@ -88,6 +94,12 @@ class DiTModule(Trained):
             ).per_song.mean()
             self.note(f"loss_t{t:.3f}", loss, len(batch))
             self.note("loss", loss, len(batch))
+
+    def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
+        """As the pipeline makes any other song; under FSDP2, all ranks make them together."""
+        lengths = self.pipeline.lengths
+        wanted = [replace(song, seconds=lengths.nearest(song.seconds)) for song in songs]
+        return self.pipeline.generate(wanted, sampler, batch_size=len(wanted))
 
     def conditions(self, batch: LatentBatch, conditioner: Conditioner) -> tuple[ConditionInputs, Conditions]:
         """What the DiT reads beside the latents, and what from; with gradients only if the condition encoder trains."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,17 +19,18 @@ from acestep.flow.objective import FlowMatching
 from acestep.models.acestep import AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.discriminators import Discriminator, DiscriminatorConfig
+from acestep.pipeline import Pipeline
 from acestep.planner.begin import Pretrained
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import LESSONS
-from acestep.training.audio import AudioData
+from acestep.training.audio import AudioConfig, AudioData
 from acestep.training.autoencoder import AutoencoderModule, Rebuild
 from acestep.training.codes import SongCodes
-from acestep.training.data import LatentData, SongStream
+from acestep.training.data import DataConfig, LatentData, SongStream
 from acestep.training.dit import DiTModule
 from acestep.training.fit import Adapter, Start, load_pipeline, save_result, select_trained
 from acestep.training.module import Optimization, Trained, freeze
-from acestep.training.planner import Curriculum, PlannerData, PlannerModule
+from acestep.training.planner import Band, Curriculum, PlannerData, PlannerModule
 from acestep.training.randomness import derived_generator
 from acestep.training.sharding import gather
 from acestep.training.tokenizer import TokenizerModule
@@ -90,6 +92,7 @@ class DiTTask:
 
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, parts.start, parts.seed)
         select_trained(pipeline.network, parts.trainable, parts.adapter, parts.seed)
         data = LatentData(parts.data, parts.seed)
@@ -113,6 +116,7 @@ class TokenizerTask:
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
         _no_adapter(parts, "tokenizer")
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, parts.start, parts.seed)
         select_trained(pipeline.network, parts.trainable, None, parts.seed)
         data = LatentData(parts.data, parts.seed)
@@ -143,13 +147,14 @@ class PlannerTask:
         """Its training."""
         if not callable(self.language):
             raise ValueError("language=none: a planner's training has to start somewhere; use language=pretrained")
+        _check_data(parts, DataConfig, "latents")
         pipeline = load_pipeline(parts.weights, parts.model, Start.pretrained, parts.seed)
         data = PlannerData(parts.data, parts.seed)
         data.store.check(autoencoder_settings(pipeline.autoencoder))
         codes = SongCodes(data.store, pipeline.network, pipeline.conditioner.silence)
         size = pipeline.network.tokenizer.quantizer.codebook_size
         model = self.language(data.words(), size, derived_generator(parts.seed, "language"))
-        if model.vocabulary.codes < size:
+        if model.vocabulary.codes != size:
             raise ValueError(
                 f"language: the language model spells {model.vocabulary.codes} codes, and the tokenizer of "
                 f"weights={parts.weights} has {size}; start from another"
@@ -157,7 +162,8 @@ class PlannerTask:
         data.teach(codes, model.vocabulary, self.curriculum)
         setattr(model.network.config, LESSONS, asdict(self.curriculum))
         base = self._adapt(model, parts)
-        module = PlannerModule(model, parts.optimization, parts.seed, self.judged)
+        band = Band(partial(_open, parts.weights), pipeline.lengths)
+        module = PlannerModule(model, parts.optimization, parts.seed, band, self.judged)
 
         def save(trainer: Trainer, folder: Path) -> None:
             gather(model.network)
@@ -200,6 +206,7 @@ class AutoencoderTask:
     def __call__(self, parts: Parts) -> Job:
         """Its training."""
         _no_adapter(parts, "autoencoder")
+        _check_data(parts, AudioConfig, "audio")
         if parts.trainer.accumulate > 1:
             raise ValueError(
                 f"trainer.accumulate={parts.trainer.accumulate}: task=autoencoder steps after every batch; use 1, and "
@@ -235,6 +242,16 @@ class AutoencoderTask:
                 save_checkpoint(replace(checkpoint, autoencoder=autoencoder.state_dict(), **settings), folder)
 
         return Job(module, data, save)
+
+
+def _open(weights: str, device: torch.device) -> Pipeline:
+    """The checkpoint as songs are made with it: opened anew each time, so that between them no DiT takes room."""
+    return Pipeline.from_pretrained(weights, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def _check_data(parts: Parts, kind: type, name: str) -> None:
+    if not isinstance(parts.data, kind):
+        raise ValueError(f"data: this task trains on {name}; use data={name}")
 
 
 def _no_adapter(parts: Parts, task: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from acestep.audio import Audio
+from acestep.flow.sampler import Sampler
 from acestep.training.gradients import Gradients
 from acestep.training.randomness import derived_generator, derived_seed
 from acestep.training.sharding import Sharded
+from acestep.types import Song
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,10 @@ class Trained(LightningModule):
     """
 
     strict_loading = False
+    has_noise_levels = False
+    """Whether its loss is of noise levels, rather than of parts."""
+    makes_songs = False
+    """Whether its network takes part in making songs, which ``play`` then does."""
 
     def __init__(self, network: nn.Module, optimization: Optimization, seed: int) -> None:
         super().__init__()
@@ -61,6 +68,10 @@ class Trained(LightningModule):
         """Refuse a strategy that spreads parameters; a subclass whose network can be spread does so here."""
         if isinstance(self.trainer.strategy, Sharded):
             raise ValueError("trainer.strategy=fsdp2: this task does not spread its parameters; use ddp")
+
+    def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
+        """Held-out ``songs`` as the model makes them now, each as long as it can be; the first rank's count."""
+        raise NotImplementedError
 
     def step_of(self, loss: PartLoss, examples: int) -> dict[str, Any]:
         """What ``training_step`` returns for a loss in parts."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from acestep.audio import Audio
 from acestep.conditioning.metadata import checked
 from acestep.data import Draw, LatentDataset
-from acestep.evaluation.planning import planned_right
+from acestep.evaluation.planning import asked, planned_right
+from acestep.flow.sampler import Sampler
+from acestep.pipeline import Pipeline
 from acestep.planner.decoding import Decoding
 from acestep.planner.examples import Lesson, compose, improvise, listen
 from acestep.planner.learning import Lessons, Losses, collate, losses
@@ -28,6 +32,7 @@ from acestep.training.data import DataConfig, LatentData
 from acestep.training.module import Optimization, PartLoss, Trained
 from acestep.training.sharding import Sharded, is_sharded, shard_language, whole
 from acestep.types import Song
+from acestep.weights.checkpoint import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,14 @@ class LessonBatch:
         return replace(self, lessons=Lessons(**moved))
 
 
-class SongLessons(Dataset[tuple[Lesson, Song]]):
+class Taught(NamedTuple):
+    """A lesson, and the song that it is about."""
+
+    lesson: Lesson
+    song: Song
+
+
+class SongLessons(Dataset[Taught]):
     """The lessons of songs; which one a song teaches in an epoch is a function of ``(seed, epoch, song)`` alone."""
 
     def __init__(
@@ -88,13 +100,13 @@ class SongLessons(Dataset[tuple[Lesson, Song]]):
         """How many songs."""
         return len(self.songs)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[Lesson, Song]:
+    def __getitem__(self, draw: Draw | int) -> Taught:
         """The lesson that ``draw`` names, with its song."""
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
         row = int(self.songs.rows[index])
         song = checked(self.songs.store.song(row))
         drawn = np.random.default_rng((self.seed, epoch, row)).random()
-        return self.curriculum.lesson(self.vocabulary, song, self.codes[row], drawn), song
+        return Taught(self.curriculum.lesson(self.vocabulary, song, self.codes[row], drawn), song)
 
 
 class PlannerData(LatentData):
@@ -117,10 +129,18 @@ class PlannerData(LatentData):
         plain = Curriculum(improvise=0.0)
         self.validation = SongLessons(self.validation, codes, vocabulary, plain, self.seed)
 
-    def collate(self, examples: Sequence[tuple[Lesson, Song]]) -> LessonBatch:
+    def collate(self, examples: Sequence[Taught]) -> LessonBatch:
         """The examples as one batch."""
         lessons = collate([lesson for lesson, _ in examples], self.vocabulary.pad)
         return LessonBatch(lessons, [song for _, song in examples])
+
+
+@dataclass(frozen=True)
+class Band:
+    """Who makes songs of codes: ``open`` gives them a pipeline on a device, which makes songs of ``lengths``."""
+
+    open: Callable[[torch.device], Pipeline]
+    lengths: Lengths
 
 
 class PlannerModule(Trained):
@@ -130,13 +150,20 @@ class PlannerModule(Trained):
         model: its network is trained in place.
         optimization: optimiser and learning-rate schedule.
         seed: of the run.
+        band: makes the songs that are to be heard of its codes.
         judged: held-out songs of each batch that are planned from their captions and lyrics alone, at validation.
     """
 
-    def __init__(self, model: LanguageModel, optimization: Optimization, seed: int, judged: int = 8) -> None:
+    makes_songs = True
+
+    def __init__(
+        self, model: LanguageModel, optimization: Optimization, seed: int, band: Band, judged: int = 8
+    ) -> None:
         super().__init__(model.network, optimization, seed)
         self.model = model
         self.planner = Planner(model, PlannerConfig(path="", codes=False, decoding=Decoding(temperature=0.0)))
+        self.composer = Planner(model, PlannerConfig(path=""))
+        self.band = band
         self.judged = judged
         self.network.surprise = partial(_surprise, self.network)
 
@@ -165,18 +192,33 @@ class PlannerModule(Trained):
         if "val/loss_codes" in self.trainer.callback_metrics:
             self.note("code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
 
+    def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
+        """Songs of the whole chain: of caption and lyrics alone, plans, then codes, and what the band makes of them."""
+        nearest = self.band.lengths.nearest
+        with self._writing():
+            plans = self.composer.plan([replace(asked(song), seconds=nearest(song.seconds)) for song in songs])
+        if not self.trainer.is_global_zero:
+            return iter(())
+        planned = [replace(plan.song, codes=plan.codes) for plan in plans]
+        return self.band.open(self.device).generate(planned, sampler, batch_size=len(planned))
+
     def _losses(self, batch: LessonBatch) -> PartLoss:
         found = Losses(*self.network.surprise(batch.lessons))
         return PartLoss(found.total, found.count.detach(), found.parts)
 
     def _accuracy(self, songs: Sequence[Song]) -> dict[str, list[float]]:
         """Whether each field that a song has is planned as it is, by the likeliest tokens."""
+        with self._writing():
+            return planned_right(self.planner, songs)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside, the network can write: every process has all of it, and nothing is dropped out."""
         was_training = self.network.training
         self.network.eval()
         with whole(self.network):
-            right = planned_right(self.planner, songs)
+            yield
         self.network.train(was_training)
-        return right
 
 
 def _surprise(network: PreTrainedModel, lessons: Lessons) -> tuple[Tensor, Tensor]:

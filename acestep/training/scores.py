@@ -36,6 +36,11 @@ class ScoreSongs(Callback):
         self.sampler = sampler
         self._validations = 0
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse songs that are not the DiT's alone."""
+        if not module.has_noise_levels:
+            raise ValueError("callbacks.score: judges task=dit alone; set it to null, and ask evaluate.py")
+
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Evaluate, if it is time."""
         if trainer.sanity_checking or trainer.state.fn != "fit":

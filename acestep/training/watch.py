@@ -22,6 +22,11 @@ class WatchParts(Callback):
             raise ValueError(f"callbacks.watch.every={every}: need at least 1")
         self.every = every
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse what it cannot watch."""
+        if module.has_noise_levels:
+            raise ValueError("callbacks.watch: this task's loss has noise levels, not parts; use callbacks=default")
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin to count."""
         self._restart()

@@ -35,6 +35,10 @@ class Lengths:
             )
         return float(seconds)
 
+    def nearest(self, seconds: float) -> float:
+        """``seconds``, or the nearest length that this checkpoint makes."""
+        return min(max(seconds, self.min_seconds), self.max_seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:

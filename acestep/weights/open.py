@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,15 @@ def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
         f"weights={path_or_name}: no checkpoint of a known layout there; need a folder with the config.json or "
         "model_index.json of an ACE-Step v1.5 model"
     )
+
+
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """Inside, what is wrong with a checkpoint is told of ``key``, which names it here in place of ``weights``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("weights=", f"{key}=", 1)) from error
 
 
 def is_checkpoint(folder: Path) -> bool:

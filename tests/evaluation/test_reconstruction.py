@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from acestep.audio import Audio
 from acestep.evaluation.joined import joined
 from acestep.evaluation.mel import MelSpec
 from acestep.evaluation.metrics import FrechetDistance, OracleAdherence
-from acestep.evaluation.prompts import ListPrompts, MicroPrompts
+from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts
 from acestep.evaluation.reconstruction import (
     ReconstructionStudy,
     level_error,
@@ -79,6 +80,17 @@ def test_oracles_hear_in_the_shipped_autoencoders_songs_what_they_hear_in_the_or
     two = joined({"one": results, "other": results}, "autoencoder")
     assert set(two.blocks["reconstruction"]) == {"one", "other"}
     assert len(two.cells) == 4
+
+
+def test_ones_own_recordings_are_reported_where_they_lie(tiny: Path, tmp_path: Path) -> None:
+    Audio(SONG.repeat(1, 3), 4000).save(tmp_path / "songs" / "a.flac")
+    pipeline = Pipeline.from_pretrained(tiny)
+    wanted = ReconstructionStudy(prompts=FolderPrompts(path=str(tmp_path / "songs")), metrics={})
+    results = wanted(pipeline, pipeline.sampler, tmp_path / "out")
+    results.write(tmp_path / "out")
+    audio = {row["cell"]: row["audio"] for row in pq.read_table(tmp_path / "out" / "songs.parquet").to_pylist()}
+    assert audio["original"] == str(tmp_path / "songs" / "a.flac")
+    assert (tmp_path / "out" / audio["rebuilt"]).is_file()
 
 
 def test_recordings_are_needed(tiny: Path, tmp_path: Path) -> None:

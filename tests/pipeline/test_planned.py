@@ -71,7 +71,12 @@ def test_a_plan_waits_for_a_person_and_goes_on_as_edited(plan: Run, tmp_path: Pa
     song = _settings(tmp_path / "a.json")["song"]
     assert (song["seconds"], song["key"], song["caption"], len(song["codes"])) == (1.2, "D minor", "slow bells", 6)
     assert song["bpm"] == said["bpm"]
-    for wrong, says in [({"bpm": 3}, "a.plan.yaml: song.bpm=3"), ({"tempo": 3}, "song.tempo: no such field")]:
+    for wrong, says in [
+        ({"bpm": 3}, "a.plan.yaml: song.bpm=3"),
+        ({"tempo": 3}, "song.tempo: no such field"),
+        ({"seconds": 6000}, "a.plan.yaml: song.seconds=6000: this checkpoint makes"),
+        ({"codes": [1, 2]}, "a.plan.yaml: song.codes: a plan says caption, lyrics"),
+    ]:
         file.write_text(yaml.safe_dump(said | wrong))
         assert says in plan(*asked, "overwrite=true")[0]
     file.write_text("caption: [")
@@ -200,3 +205,13 @@ def test_what_cannot_be_described_is_one_sentence(
     assert says in capsys.readouterr().err
     assert main(["describe", str(tmp_path / "no.wav")]) == 1
     assert "no.wav: no such file" in capsys.readouterr().err
+
+
+def test_what_is_too_short_to_be_described_is_named(
+    coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lm: Path
+) -> None:
+    soundfile.write(tmp_path / "s.wav", torch.zeros(0, 2).numpy(), 48_000)
+    assert main(["describe", str(tmp_path / "s.wav"), "--weights", str(coded), "--planner", str(lm)]) == 1
+    assert "s.wav: too short: need at least one latent frame" in capsys.readouterr().err
+    assert main(["describe", str(tmp_path / "s.wav"), "--device", "cuda:99"]) == 1
+    assert "device=cuda:99: torch finds no such GPU here" in capsys.readouterr().err

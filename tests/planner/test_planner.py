@@ -134,7 +134,14 @@ def test_a_saved_model_plans_the_same(language: LanguageModel, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("config.json", "{"), ("tokenizer.json", None), ("model.safetensors", None), ("model.safetensors", "cut off")],
+    [
+        ("config.json", "{"),
+        ("config.json", '{"model_type": "bert"}'),  # transformers would draw all weights by chance
+        ("tokenizer.json", None),
+        ("tokenizer.json", "{"),
+        ("model.safetensors", None),
+        ("model.safetensors", "cut off"),
+    ],
 )
 def test_a_broken_folder_is_one_sentence(
     language: LanguageModel, tmp_path: Path, file: str, content: str | None
@@ -143,7 +150,7 @@ def test_a_broken_folder_is_one_sentence(
     (folder / file).unlink()
     if content:
         (folder / file).write_text(content)
-    with pytest.raises(ValueError, match=r"lm.*; copy the whole folder") as refused:
+    with pytest.raises(ValueError, match=r"planner\.path=.*lm: .*; copy the whole folder") as refused:
         LanguageModel.from_folder(folder)
     assert "\n" not in str(refused.value)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
@@ -29,12 +30,13 @@ Train = Callable[..., Path]
 
 SMALL = ["hidden_size=16", "intermediate_size=24", "num_hidden_layers=1", "num_attention_heads=2"]
 SMALL += ["num_key_value_heads=1", "head_dim=8", "vocabulary=300"]
-PLANNER = ["task=planner", "language=scratch", "trainable=.", *(f"language.{size}" for size in SMALL)]
-TOKENIZER = ["task=tokenizer", r"trainable='^(de)?tokenizer\.'"]
+PLAY = ["callbacks=planner", "callbacks.sample.songs=1"]
+PLANNER = ["task=planner", *PLAY, "language=scratch", "trainable=.", *(f"language.{size}" for size in SMALL)]
+TOKENIZER = ["task=tokenizer", "callbacks=parts", r"trainable='^(de)?tokenizer\.'"]
 JUDGE = "task.discriminator={channels:4,sizes:[32,16]}"
 SIZES = ",".join(f"{name}:{value}" for name, value in OOBLECK.items())
-AUTOENCODER = ["task=autoencoder", "data=audio", "network=scratch", "trainable=.", "trainer.gradient_clip=null", JUDGE]
-AUTOENCODER += [f"task.oobleck={{{SIZES}}}".replace("'", ""), "data.frames=8"]
+AUDIO = ["task=autoencoder", "callbacks=parts", "data=audio", "data.frames=8", "trainer.gradient_clip=null", JUDGE]
+AUTOENCODER = [*AUDIO, "network=scratch", "trainable=.", f"task.oobleck={{{SIZES}}}".replace("'", "")]
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def trained(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Runs ``train.py`` for four steps, with what is given beside; returns the run folder."""
 
     def _trained(folder: Path, data: Path, *arguments: str) -> Path:
-        base = ["callbacks=parts", "model=tiny", f"weights={tiny}", f"data.path={data}", "data.held_out=2"]
+        base = ["model=tiny", f"weights={tiny}", f"data.path={data}", "data.held_out=2"]
         base += ["data.batch_size=2", "trainer.accelerator=cpu", "trainer.max_steps=4", "trainer.validate_every=2"]
         base += ["callbacks.watch.every=1", "callbacks.progress=null", "logger=table", f"run.dir={folder}"]
         base += [
@@ -85,6 +87,9 @@ def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path
     assert {"val/loss", "val/loss_codes", "val/loss_caption", "val/code_perplexity"} <= found.keys()
     assert found["val/code_perplexity"] == pytest.approx(np.exp(found["val/loss_codes"]), rel=1e-3)
     assert "train/loss_codes" in (folder / "metrics.csv").read_text()
+    songs = {path.parent.name: soundfile.info(path) for path in (folder / "samples").rglob("*.flac")}
+    assert songs.keys() == {"step_000002", "step_000004"}
+    assert all(song.frames / song.samplerate == pytest.approx(0.44, abs=0.05) for song in songs.values())
     model = LanguageModel.from_folder(folder)
     config = PlannerConfig(path=str(folder), rules=Rules(seconds=(1, 2), caption_tokens=5))
     (plan,) = Planner(model, config).plan([Song(caption="song 1", seed=3)])
@@ -94,7 +99,7 @@ def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path
 @pytest.mark.long
 def test_a_planners_adapter_names_its_base(trained: Train, store: Path, tmp_path: Path) -> None:
     base = trained(tmp_path / "base", store, *PLANNER) / "weights"
-    start = ["task=planner", "language=pretrained", f"language.path={base}"]
+    start = ["task=planner", *PLAY, "language=pretrained", f"language.path={base}"]
     folder = trained(tmp_path / "lora", store, *start, "adapter=lora", "adapter.rank=2")
     assert (folder / "weights" / "adapter_model.safetensors").is_file()
     whole, adapted = LanguageModel.from_folder(base), LanguageModel.from_folder(folder)
@@ -152,8 +157,7 @@ def test_a_decoder_is_tuned_alone_and_resumes(
     trained: Train, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = trained(tmp_path / "base", sounds, *AUTOENCODER)
-    tune = ["task=autoencoder", "data=audio", "data.frames=8", "trainer.gradient_clip=null", JUDGE, f"weights={base}"]
-    tune += ["callbacks.ema={_target_:acestep.training.ema.EMA,decay:0.5}"]
+    tune = [*AUDIO, f"weights={base}", "callbacks.ema={_target_:acestep.training.ema.EMA,decay:0.5}"]
     folder = trained(tmp_path / "run", sounds, *tune)
     before, after = (load_file(f / "weights/autoencoder/model.safetensors") for f in (base, folder))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"decoder"}
@@ -168,6 +172,11 @@ def test_a_decoder_is_tuned_alone_and_resumes(
         ("trainer.accumulate=2", "trainer.accumulate=2: task=autoencoder steps after every batch"),
         ("trainer.gradient_clip=1", "trainer.gradient_clip=1: task=autoencoder clips both its networks itself"),
         ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2: this task does not spread its parameters; use ddp"),
+        ("callbacks.watch._target_=acestep.training.callbacks.Watch", "callbacks.watch: this task's loss has parts"),
+        (
+            "callbacks.sample={_target_:acestep.training.callbacks.SampleSongs,folder:x}",
+            "callbacks.sample: this task makes no songs",
+        ),
     ],
 )
 def test_what_two_networks_cannot_do_is_one_sentence(
@@ -175,3 +184,20 @@ def test_what_two_networks_cannot_do_is_one_sentence(
 ) -> None:
     with pytest.raises(SystemExit, match=says):
         trained(tmp_path / "run", sounds, *AUTOENCODER, setting)
+
+
+def test_songs_that_cannot_be_trained_on_are_one_sentence(
+    trained: Train, sounds: Path, store: Path, language: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="data: this task trains on latents; use data=latents"):
+        trained(tmp_path / "run", sounds, *TOKENIZER, "data=audio")
+    (tmp_path / "songs").mkdir()
+    with pytest.raises(SystemExit, match=r"data\.path=.*songs: no audio file in it"):
+        trained(tmp_path / "run", tmp_path / "songs", *AUTOENCODER)
+    for name in ("a.wav", "b.wav", "c.wav"):
+        soundfile.write(tmp_path / "songs" / name, np.zeros((7, 2)), 200)
+    for workers in (0, 1):
+        with pytest.raises(SystemExit, match=r"^error: data\.path: .*\.wav is shorter than a latent frame; take it"):
+            trained(tmp_path / "run", tmp_path / "songs", *AUTOENCODER, f"data.workers={workers}", "data.held_out=0")
+    with pytest.raises(SystemExit, match=r"spells 64 codes, and the tokenizer of weights=.* has 64000; start from"):
+        trained(tmp_path / "run", store, "task=planner", *PLAY, "language=pretrained", f"language.path={language}")
