@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +49,11 @@ class Audio:
             for block in self.samples.split(WRITTEN_SECONDS * self.sample_rate, dim=1):
                 file.write(block.T.float().cpu().numpy())
         return path
+
+    def as_stored(self) -> Audio:
+        """What a reader of the FLAC that :meth:`save` writes gets, to the bit: samples of 24 bits."""
+        steps = (self.samples.float() * 2**23).round().clamp(-(2**23), 2**23 - 1)
+        return replace(self, samples=steps / 2**23)
 
     def _repr_html_(self) -> str:
         """A player that carries the sound in itself: what a notebook shows where a cell ends with an ``Audio``."""

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from acestep.evaluation.cells import CEILING, Cell, cells_of
-from acestep.evaluation.clips import Clip, ClipStore
+from acestep.evaluation.clips import Clip, ClipStore, Listen
 from acestep.evaluation.embedders import MissingWeightsError
 from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.prompts import Prompt, PromptSource
@@ -89,7 +89,7 @@ class Evaluation:
         scoring.prepare(ranks)
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
-        clips = self._clips(store, prompts, cells, ranks)
+        clips = self._clips(store, prompts, cells, ranks, scoring.listen)
         made = [clip for cell in cells for clip in clips[cell.label]]
         if all(clip.excluded for clip in made):
             raise ValueError(f"eval.prompts: none of the {len(made)} songs could be made: {made[0].excluded}")
@@ -115,16 +115,16 @@ class Evaluation:
         return Results(settings, [row for found in rows.values() for row in found], sets, halves)
 
     def _clips(
-        self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks
+        self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks, listen: Listen
     ) -> dict[str, list[Clip]]:
-        """Clips of every cell, made by all ranks together; the ceiling last."""
+        """Clips of every cell, made by all ranks together and heard by ``listen``; the ceiling last."""
         planned = {cell.label: store.planned(prompts, cell, self.takes) for cell in cells}
         recorded = [prompt for prompt in prompts if prompt.recording]
         if self.ceiling and recorded:
             planned[CEILING] = store.planned(recorded, Cell(CEILING, {}, None))
         started = perf_counter()
         for clips in planned.values():
-            store.fill(clips, ranks)
+            store.fill(clips, ranks, listen)
         log.info("generated %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
         ranks.wait()
         return {label: store.settled(clips) for label, clips in planned.items()}
