@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from acestep.adapters.read import find_adapter
-from acestep.audio import Audio, read_audio
+from acestep.audio import Audio, read_sound
 from acestep.evaluation.cells import ADAPTERS, Cell
 from acestep.evaluation.files import digest, digest_module, digest_tensor
 from acestep.evaluation.hearing import each_song
@@ -150,7 +150,7 @@ class ClipStore:
     def _reconstruction(self, clip: Clip) -> Audio:
         """As much of the recording as the song is long, through the autoencoder."""
         assert clip.prompt.recording is not None
-        recording = read_audio(clip.prompt.recording)
+        recording = read_sound(clip.prompt.recording)
         samples = recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)]
         posterior = self.pipeline.encode(Audio(samples, recording.sample_rate))
         decoded = self.pipeline.decode(posterior.mean)[0].cpu()

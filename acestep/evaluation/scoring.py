@@ -63,7 +63,7 @@ class Scoring:
     def prepare(self, ranks: Ranks) -> None:
         """Hear the reference recordings together, let every metric refuse itself on them, and learn its corpus."""
         for scorer, paths in self._known_recordings():
-            each_song(partial(self._hear, scorer.ear), ranks.share(paths), _is_pure(scorer))
+            each_song(partial(self._hear_recording, scorer.ear), ranks.share(paths), _is_pure(scorer))
         ranks.wait()
         for scorer in self.songwise.values():
             if hasattr(scorer, "check"):
@@ -93,6 +93,13 @@ class Scoring:
         for name, scorer in self._all.items():
             if _is_pure(scorer):
                 self._heard_of(name, scorer, [clip])
+
+    def _hear_recording(self, ear: Ear, path: Path) -> Heard:
+        try:
+            return self._hear(ear, path)
+        except ValueError as error:
+            told = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"recording {path}: {told}; mend it or take it out of its folder") from error
 
     def _known_recordings(self) -> Iterator[tuple[Any, Sequence[Path]]]:
         for name, scorer in self._all.items():

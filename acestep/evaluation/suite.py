@@ -62,9 +62,9 @@ class Evaluation:
     songs_in_report: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("takes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name}={getattr(self, name)}: need at least 1")
+        for name, least in (("takes", 1), ("batch_size", 1), ("songs_in_report", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"eval.{name}={getattr(self, name)}: need at least {least}")
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """Make what ``out`` does not hold yet, score it, and return everything; reports are written by the caller.

@@ -21,14 +21,15 @@ LAGS = range(20, 164, 2)
 OCTAVE_SPLIT = 12
 BLOCK = 2**18
 """Samples of windows transformed at a time: what fits a core's cache is not paid for in fresh pages of memory."""
-TIMED = ("structure", "syllables")
+UNTIMED, TIMED = ("tempo", "keymode", "instrument", "drums"), ("structure", "syllables")
+"""Factors whose features depend on the song alone, and those that are looked for at given times."""
 
 
 @dataclass(frozen=True)
 class Spectra:
     """Log spectra of one song: ``pitch`` per semitone at 25 Hz, ``pulse`` per wide band at 100 Hz.
 
-    ``untimed`` keeps the features that depend on the song alone: judged against several truths, it is looked at once.
+    ``untimed`` keeps the features of :data:`UNTIMED`: judged against several truths, a song is looked at once.
     """
 
     pitch: Float[Tensor, "t n"]
@@ -37,7 +38,13 @@ class Spectra:
 
 
 def listen(samples: Float[Tensor, "a s"]) -> Spectra:
-    """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness."""
+    """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness.
+
+    Raises:
+        ValueError: shorter than one frame of spectra.
+    """
+    if samples.shape[-1] < PITCH_HOP:
+        raise ValueError(f"the oracles need at least {PITCH_HOP} samples, this song has {samples.shape[-1]}")
     mono = samples.float().mean(0)
     mono = mono / mono.square().mean().sqrt().clamp_min(1e-6)
     pitch = _power(mono, PITCH_WINDOW, PITCH_HOP, _semitones())
