@@ -48,6 +48,8 @@ def carry_out(name: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> 
     if before and before.state is State.finished and (in_sweep() or cfg.reproduce):
         log.info("%s: finished before", folder)
     else:
+        if in_sweep():
+            log.info("%s: %s", folder, " ".join(overrides()))
         with _noted(name, folder):
             ended = task(cfg)
         if ended is False:

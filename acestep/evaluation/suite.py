@@ -16,7 +16,7 @@ from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.prompts import Prompt, PromptSource
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.references import reference_recordings
-from acestep.evaluation.results import HIGHEST, Results, Setting
+from acestep.evaluation.results import HIGHEST, Results, Setting, by_reason
 from acestep.evaluation.scorers import Scorer
 from acestep.evaluation.scoring import Scoring
 from acestep.flow.sampler import Sampler
@@ -84,8 +84,8 @@ class Evaluation:
         store = ClipStore(Path(out) / "clips", pipeline, self.batch_size)
         scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), references)
         left_out |= scoring.unscorable(prompts, self.takes)
-        for name, reason in left_out.items():
-            log.warning("metric %s is left out: %s", name, reason)
+        for reason, names in by_reason(left_out).items():
+            log.warning("left out: %s: %s", ", ".join(names), reason)
         scoring.prepare(ranks)
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
