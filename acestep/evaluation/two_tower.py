@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,6 +81,7 @@ class TwoTower(nn.Module):
         )
         self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
         self.register_buffer("bands", _band_matrix(config), persistent=False)
+        self.where_heard = list(_where_heard(self.bands))
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Fresh weights: fan-in scaled normal, zero biases."""
@@ -100,7 +101,8 @@ class TwoTower(nn.Module):
         heard = []
         for frames in padded.unfold(-1, 8192, self.config.hop)[:, : self.config.window_frames].split(BLOCK, 1):
             spectra = torch.fft.rfft(frames * hann)[..., : self.bands.shape[1]]
-            heard.append(self.bands @ (spectra.real.square() + spectra.imag.square()).sqrt().transpose(1, 2))
+            size = (spectra.real.square() + spectra.imag.square()).sqrt().transpose(1, 2)
+            heard.append(torch.cat([self.bands[rows, bins] @ size[:, bins] for rows, bins in self.where_heard], 1))
         bands = torch.log(torch.cat(heard, -1) + 1e-3)
         return (bands - bands.mean((1, 2), keepdim=True)) / (bands.std((1, 2), keepdim=True) + 1e-3)
 
@@ -250,6 +252,14 @@ def _parts(spectrogram: Float[Tensor, "b f t"], parts: int, frames: int) -> Floa
     at = (torch.arange(frames, device=level.device) + 0.5) / end[:, None] * parts
     inside = (at[..., None].floor() == torch.arange(parts, device=level.device)).to(spectrogram)
     return inside / inside.sum(1, keepdim=True).clamp(min=1)
+
+
+def _where_heard(bands: Float[Tensor, "f k"], count: int = 24) -> Iterator[tuple[slice, slice]]:
+    """Rows of the matrix by ``count``, and the columns outside of which these are zero."""
+    for start in range(0, len(bands), count):
+        rows = slice(start, start + count)
+        bins = bands[rows].any(0).nonzero()
+        yield rows, slice(int(bins.min()), int(bins.max()) + 1)
 
 
 def _band_matrix(config: TwoTowerConfig) -> Float[Tensor, "f k"]:

@@ -91,7 +91,7 @@ def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
     spectrum = torch.fft.rfft(signal, 2 * len(signal), dim=0).abs().square()
     correlation = torch.fft.irfft(spectrum, dim=0)
     correlation = correlation / correlation[:1].clamp_min(1e-6)
-    lags = torch.tensor([lag for lag in LAGS if lag < len(signal)])
+    lags = torch.tensor([lag for lag in LAGS if lag < len(signal)], dtype=torch.long)
     out = torch.zeros(len(LAGS), signal.shape[1])
     out[: len(lags)] = correlation[lags] * (len(signal) / (len(signal) - lags))[:, None]
     return out.flatten()

@@ -288,3 +288,5 @@ def test_oracles_refuse_another_rate(metrics: Mapping[str, object]):
         scorer.load().ear.hear(Audio(torch.zeros(2, 100), 44_100))
     with pytest.raises(ValueError, match="at least 1920 samples, this song has 100"):
         scorer.load().ear.hear(Audio(torch.zeros(2, 100), 48_000))
+    short = torch.rand(2, 7_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert all(value.isfinite().all() for value in scorer.load().ear.hear(Audio(short, 48_000)).values())
