@@ -7,9 +7,11 @@ process finds what is there. Nothing is keyed by a file's name.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -80,11 +82,16 @@ class HearingStore:
 
 def each_song(work: Callable[[Item], Result], items: Iterable[Item], at_once: bool = True) -> list[Result]:
     """``work`` on every item, in order. One song gains little by several cores: ``at_once`` gives each a core."""
-    if not at_once:
-        return [work(item) for item in items]
     cores = torch.get_num_threads()
+    if not at_once or cores == 1:
+        return [work(item) for item in items]
     try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        return list(_pool(cores, os.getpid()).map(work, items))
     finally:
         torch.set_num_threads(cores)
+
+
+@cache
+def _pool(cores: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept, since libraries keep buffers for each; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
