@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +50,11 @@ class Audio:
                 file.write(block.T.float().cpu().numpy())
         return path
 
+    def as_stored(self) -> Audio:
+        """What a reader of the FLAC that :meth:`save` writes gets, to the bit: samples of 24 bits."""
+        steps = (self.samples.float() * 2**23).round_().clamp_(-(2**23), 2**23 - 1)
+        return replace(self, samples=steps.div_(2**23))
+
     def _repr_html_(self) -> str:
         """A player that carries the sound in itself: what a notebook shows where a cell ends with an ``Audio``."""
         buffer = BytesIO()
@@ -62,6 +67,14 @@ def read_audio(path: str | Path) -> Audio:
     with stream_audio(path) as stream:
         empty = torch.zeros(stream.channels, 0)
         return Audio(torch.cat([empty, *stream.blocks], dim=1), stream.sample_rate)
+
+
+def read_sound(path: str | Path) -> Audio:
+    """As :func:`read_audio`; a file without a sample is refused as one that is not audio."""
+    audio = read_audio(path)
+    if not audio.samples.numel():
+        raise ValueError(f"{path}: holds no sound")
+    return audio
 
 
 @dataclass(frozen=True)

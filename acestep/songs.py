@@ -62,7 +62,7 @@ def read_songs(path: str | Path, more: Sequence[str] = ()) -> list[Line]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"songs={path}: cannot be read ({_flat(error)})") from error
     if not entries:
-        raise ValueError(f"songs={path}: lists no song")
+        raise ValueError(f"songs={path}: lists no song; write one into it")
     is_text = path.suffix.lower() == ".csv"
     return [_line(number, entry, path.parent, is_text, more) for number, entry in enumerate(entries, 1)]
 

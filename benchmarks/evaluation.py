@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from time import perf_counter, process_time
@@ -20,7 +21,8 @@ import torch
 
 from acestep.config.compose import composed
 from acestep.config.run import build
-from acestep.evaluation.clips import Clip, ClipStore
+from acestep.evaluation.cells import CEILING, Cell
+from acestep.evaluation.clips import ClipStore
 from acestep.evaluation.plots import save
 from acestep.evaluation.prompts import MicroPrompts
 from acestep.evaluation.report import Part, write_report
@@ -36,44 +38,48 @@ ORACLES, CLAP = "adherence.mean", "clap.of_mean"
 def swept(
     weights: str, songs: int, seed: int, scales: Sequence[float], out: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Seconds of generation and of all that follows it, and which scales are best to each metric.
+    """Seconds of generation, what scoring adds to them, seconds of the report, and which scales each metric likes.
 
-    The recordings' way through the autoencoder, the ceiling, counts as scoring: no song is made there. The report, with
-    its players, is counted by itself.
+    The same songs are made twice: without a metric, and with all of them. What scoring adds is the difference, so that
+    each clock holds all that it needs. The ceiling is a score of recordings, so making it counts as scoring. The
+    report, with its players, is counted by itself.
     """
     pipeline = Pipeline.from_pretrained(weights)
-    clocks = {name: Clock() for name in ("generation", "ceiling", "evaluation", "report")}
-    fill_clips = ClipStore.fill
-
-    def timed(self: ClipStore, clips: Sequence[Clip], *args: Any) -> None:
-        with clocks["generation" if clips[0].cell.sampler else "ceiling"]:
-            fill_clips(self, clips, *args)
-
+    clocks = {name: Clock() for name in ("generation", "evaluation", "ceiling", "report")}
     evaluation = Evaluation(
         prompts=MicroPrompts(path=str(out / "world"), songs=songs, seed=seed),
         metrics=composed_metrics(),
         sweep={"guidance": {"scale": list(scales)}},
         available_only=True,
     )
-    evaluation.prompts.load(pipeline.lengths)
-    ClipStore.fill = timed
-    try:
-        with clocks["evaluation"]:
-            results = evaluation(pipeline, pipeline.sampler, out)
-            results.write(out)
-    finally:
-        ClipStore.fill = fill_clips
+    prompts = evaluation.prompts.load(pipeline.lengths)
+    _warm_up(evaluation, pipeline, out)
+    with clocks["generation"]:
+        replace(evaluation, metrics={}, ceiling=False)(pipeline, pipeline.sampler, out / "unscored")
+    with clocks["evaluation"]:
+        results = evaluation(pipeline, pipeline.sampler, out / "scored")
+        results.write(out / "scored")
+    with clocks["ceiling"]:
+        ClipStore(out / "ceiling", pipeline, evaluation.batch_size).make(prompts, Cell(CEILING, {}, None))
     with clocks["report"]:
-        write_report([Part(results)], out, "Cost of scoring")
+        write_report([Part(results)], out / "scored", "Cost of scoring")
     shares = {}
     for kind in ("wall", "cpu"):
         seconds = {name: getattr(clock, kind) for name, clock in clocks.items()}
-        scoring = seconds.pop("evaluation") - seconds["generation"]
-        share = {"scoring": scoring / seconds["generation"], "report": seconds["report"] / seconds["generation"]}
-        shares[kind] = {"seconds": {**seconds, "scoring": scoring}, "by_generation": share}
+        seconds["scoring"] = seconds.pop("evaluation") - seconds["generation"]
+        share = {name: seconds[name] / seconds["generation"] for name in ("scoring", "report")}
+        shares[kind] = {"seconds": seconds, "by_generation": share}
     asked = {"weights": weights, "songs": songs, "seed": seed, "scales": list(scales)}
     heard = {"threads": torch.get_num_threads(), "metrics": sorted(results.setting.ears)}
     return {**asked, **heard, **shares}, {**asked, **agreement(results, scales)}
+
+
+def _warm_up(evaluation: Evaluation, pipeline: Pipeline, out: Path) -> None:
+    """Two songs with all that follows, so that no clock pays for what is done once in a process."""
+    few = replace(evaluation, prompts=MicroPrompts(path=str(out / "few"), songs=2))
+    results = few(pipeline, pipeline.sampler, out / "warm")
+    results.write(out / "warm")
+    write_report([Part(results)], out / "warm", "Cost of scoring")
 
 
 def agreement(results: Results, scales: Sequence[float]) -> dict[str, Any]:
@@ -105,9 +111,9 @@ def cost_told(found: Mapping[str, Any]) -> str:
     words = (
         f"`python -m benchmarks.evaluation cost {asked}`: {found['songs']} prompts of the micro world at "
         f"{len(found['scales'])} guidance scales, threads: {found['threads']}. "
-        f"Generation took {seconds['generation']:.0f} s of processor time. "
-        f"Scoring added {seconds['scoring']:.0f} s, {share['scoring']:.0%} of it; "
-        f"in this are {seconds['ceiling']:.0f} s for making the ceiling, the recordings through the autoencoder. "
+        f"Without a metric that took {seconds['generation']:.0f} s of processor time. "
+        f"With all metrics it took {seconds['scoring']:.0f} s more: scoring adds {share['scoring']:.0%}. In this are "
+        f"{seconds['ceiling']:.1f} s for making the ceiling, the recordings through the autoencoder. "
         f"The report with its players took {seconds['report']:.0f} s more, {share['report']:.0%}. "
         f"By the clock on the wall it was {wall['scoring']:.0%} and {wall['report']:.0%}. "
         f"Metrics: {', '.join(found['metrics'])}."

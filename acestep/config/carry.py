@@ -43,9 +43,13 @@ def carry_out(name: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> 
         _place(name, cfg)
     folder = Path(OmegaConf.select(cfg, FOLDERS[name], throw_on_missing=True))
     before = read_status(folder)
+    if before and before.main != name:
+        raise ValueError(f"{FOLDERS[name]}={folder}: holds a run of {before.main}.py; name another folder")
     if before and before.state is State.finished and (in_sweep() or cfg.reproduce):
         log.info("%s: finished before", folder)
     else:
+        if in_sweep():
+            log.info("%s: %s", folder, " ".join(overrides()))
         with _noted(name, folder):
             ended = task(cfg)
         if ended is False:

@@ -19,7 +19,7 @@ from acestep.config.folder import write_record
 from acestep.config.keys import EVALUATION, check_keys
 from acestep.config.run import build
 from acestep.config.sampling import build_sampler
-from acestep.config.studio import machine
+from acestep.config.studio import machine, writable
 from acestep.data.files import file_hash
 from acestep.evaluation.files import digest
 from acestep.evaluation.joined import joined, named_results
@@ -39,6 +39,7 @@ def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
     check_keys(settings, EVALUATION)
     out = Path(cfg.out)
+    writable(out, out)
     evaluation = build(cfg.eval)
     others = named_results(settings["compare"])
     with ranks_of_environment() as ranks:

@@ -55,8 +55,8 @@ class LyricAlignment:
         """The scorer. Raises ``MissingWeightsError`` where no checkpoint is named, ``ValueError`` for unknown heads."""
         if not self.weights:
             raise MissingWeightsError(
-                "alignment.weights=: names no checkpoint; name the one whose attention is to judge all songs, and in "
-                "alignment.heads its heads that follow the lyrics"
+                "metrics.alignment.weights=: names no checkpoint; name the one whose attention is to judge all songs, "
+                "and in metrics.alignment.heads its heads that follow the lyrics"
             )
         pipeline = Pipeline.from_pretrained(self.weights, self.device)
         layers = pipeline.network.decoder.layers

@@ -94,7 +94,10 @@ def _leaves(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, S
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         elif value is not None:
-            yield f"{prefix}{key}", list(value) if isinstance(value, list | tuple) else [value]
+            values = list(value) if isinstance(value, list | tuple) else [value]
+            if not values:
+                raise ValueError(f"sweep.{prefix}{key}=[]: need at least one value; null leaves it as it is")
+            yield f"{prefix}{key}", values
 
 
 def _with(part: Any, path: str, keys: Sequence[str], value: Any) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from acestep.adapters.read import find_adapter
-from acestep.audio import Audio, read_audio
+from acestep.audio import Audio, read_sound
 from acestep.evaluation.cells import ADAPTERS, Cell
 from acestep.evaluation.files import digest, digest_module, digest_tensor
 from acestep.evaluation.hearing import each_song
@@ -51,6 +53,10 @@ class Clip:
         return bool(self.excluded) or self.path.is_file() or self.reason_path.is_file()
 
 
+Listen = Callable[[Clip, Audio], None]
+"""Told of each clip that was made, with what a reader of its file gets; by several threads at once."""
+
+
 class ClipStore:
     """Makes the clips that a folder does not hold yet.
 
@@ -75,8 +81,8 @@ class ClipStore:
         """The same clips, each by its key, before any is made."""
         return [self._clip(prompt, take, cell) for prompt in prompts for take in range(takes)]
 
-    def fill(self, clips: Sequence[Clip], ranks: Ranks | None = None) -> None:
-        """Make this rank's share of what is missing of one cell's clips."""
+    def fill(self, clips: Sequence[Clip], ranks: Ranks | None = None, listen: Listen | None = None) -> None:
+        """Make this rank's share of what is missing of one cell's clips, and let ``listen`` hear what was made."""
         asked = [clip for clip in clips if not clip.excluded]
         # Batches are cut from all songs and made whole, so that neither a stop nor the number of ranks changes how a
         # song is rounded.
@@ -84,7 +90,7 @@ class ClipStore:
         for number, batch in (ranks or Ranks()).share(list(enumerate(batches, 1))):
             if not all(clip.is_settled for clip in batch):
                 log.info("%s: batch %d of %d", batch[0].cell.label, number, len(batches))
-                self._generate(batch)
+                self._generate(batch, listen)
 
     def settled(self, clips: Sequence[Clip]) -> list[Clip]:
         """The clips with the reasons of those that could not be made."""
@@ -118,22 +124,24 @@ class ClipStore:
             self._adapters[path] = digest(find_adapter(Path(path)).read_bytes())
         return self._adapters[path]
 
-    def _generate(self, clips: Sequence[Clip]) -> None:
+    def _generate(self, clips: Sequence[Clip], listen: Listen | None) -> None:
         """Write the clips, and why there is none for those that the pipeline refused."""
         try:
             sampler = clips[0].cell.sampler
             if sampler is None:
                 on_cpu = next(self.pipeline.network.parameters()).device.type == "cpu"
-                each_song(lambda clip: self._reconstruction(clip).save(clip.path), clips, at_once=on_cpu)
+                each_song(lambda clip: _keep(clip, self._reconstruction(clip), listen), clips, at_once=on_cpu)
                 return
             songs = self.pipeline.generate([clip.prompt.song for clip in clips], sampler, batch_size=len(clips))
-            for clip, audio in zip(clips, songs, strict=True):
-                audio.save(clip.path)
+            made = zip(clips, songs, strict=True)
+            # One song for each core: a whole batch in memory could be gigabytes.
+            while group := list(islice(made, torch.get_num_threads())):
+                each_song(lambda pair: _keep(*pair, listen), group)
         except ValueError as error:
             if len(clips) > 1:
                 # One bad song must not take the rest of its batch with it.
                 for clip in clips:
-                    self._generate([clip])
+                    self._generate([clip], listen)
                 return
             log.warning("%s, %s: %s", clips[0].cell.label, clips[0].prompt.id, error)
             with atomic(clips[0].reason_path) as aside:
@@ -142,11 +150,17 @@ class ClipStore:
     def _reconstruction(self, clip: Clip) -> Audio:
         """As much of the recording as the song is long, through the autoencoder."""
         assert clip.prompt.recording is not None
-        recording = read_audio(clip.prompt.recording)
+        recording = read_sound(clip.prompt.recording)
         samples = recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)]
         posterior = self.pipeline.encode(Audio(samples, recording.sample_rate))
         decoded = self.pipeline.decode(posterior.mean)[0].cpu()
         return Audio(decoded, self.pipeline.autoencoder.sample_rate, clip.prompt.song)
+
+
+def _keep(clip: Clip, audio: Audio, listen: Listen | None) -> None:
+    audio.save(clip.path)
+    if listen:
+        listen(clip, audio.as_stored())
 
 
 def fingerprint(pipeline: Pipeline) -> str:

@@ -7,9 +7,11 @@ process finds what is there. Nothing is keyed by a file's name.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.audio import Audio, read_audio
+from acestep.audio import Audio, read_sound
 from acestep.files import atomic
 
 Heard = dict[str, Tensor]
@@ -47,7 +49,7 @@ class HearingStore:
 
     def hear(self, ear: Ear, recording: Path) -> Heard:
         """What ``ear`` hears of the file, from the store where it is there."""
-        sha256 = hashlib.sha256(recording.read_bytes()).hexdigest()
+        sha256 = self._sha256(recording)
         path = self.folder / f"{ear.name}-{ear.fingerprint[:12]}" / f"{sha256}.safetensors"
         if not path.is_file():
             heard = {name: value.contiguous() for name, value in ear.hear(self._audio(recording, sha256)).items()}
@@ -55,22 +57,41 @@ class HearingStore:
                 save_file(heard, aside)
         return load_file(path)
 
+    def recall(self, recording: Path, audio: Audio) -> None:
+        """Take ``audio`` for what is in the file, until this thread hears another: it need not be decoded."""
+        self._last.read = self._sha256(recording), audio
+
+    def _sha256(self, recording: Path) -> str:
+        """Of the file's bytes, found once for the ears that listen to it one after another."""
+        now = recording.stat()
+        mark = recording, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+        known, sha256 = getattr(self._last, "file", (None, ""))
+        if known != mark:
+            sha256 = hashlib.sha256(recording.read_bytes()).hexdigest()
+            self._last.file = mark, sha256
+        return str(sha256)
+
     def _audio(self, recording: Path, sha256: str) -> Audio:
         """The recording, read once for the ears that listen to it one after another."""
         known, audio = getattr(self._last, "read", ("", None))
         if audio is None or known != sha256:
-            audio = read_audio(recording)
+            audio = read_sound(recording)
             self._last.read = sha256, audio
         return audio
 
 
 def each_song(work: Callable[[Item], Result], items: Iterable[Item], at_once: bool = True) -> list[Result]:
     """``work`` on every item, in order. One song gains little by several cores: ``at_once`` gives each a core."""
-    if not at_once:
-        return [work(item) for item in items]
     cores = torch.get_num_threads()
+    if not at_once or cores == 1:
+        return [work(item) for item in items]
     try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        return list(_pool(cores, os.getpid()).map(work, items))
     finally:
         torch.set_num_threads(cores)
+
+
+@cache
+def _pool(cores: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept, since libraries keep buffers for each; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))

@@ -44,7 +44,7 @@ class AudioboxAesthetics:
         """The scorer. Raises :class:`MissingWeightsError` if library or checkpoint are not here."""
         if not Path(self.weights).is_file():
             raise MissingWeightsError(
-                f"audiobox.weights={self.weights}: no such file; download checkpoint.pt from "
+                f"metrics.audiobox.weights={self.weights}: no such file; download checkpoint.pt from "
                 "https://huggingface.co/facebook/audiobox-aesthetics (CC-BY 4.0) and name it by this key"
             )
         try:
@@ -89,7 +89,7 @@ class SongEval:
         root = Path(self.folder)
         if not self.folder or not (root / "ckpt" / "model.safetensors").is_file():
             raise MissingWeightsError(
-                f"songeval.folder={self.folder}: no ckpt/model.safetensors in it; `git clone "
+                f"metrics.songeval.folder={self.folder}: no ckpt/model.safetensors in it; `git clone "
                 "https://github.com/ASLP-lab/SongEval` with git-lfs and name the folder by this key"
             )
         try:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.evaluation.embedders import cut_windows, mono
+from acestep.evaluation.files import digest
 from acestep.types import Song
 
 SAMPLE_RATE = 24_000
@@ -42,7 +43,7 @@ class MelEmbedder:
 
     def __init__(self, spec: MelSpec) -> None:
         self.name = "mel"
-        self.fingerprint = f"mel-{spec.bands}-bands-{spec.seconds:g}-seconds"
+        self.fingerprint = digest(f"mel-{spec.bands}-bands-{spec.seconds:g}-seconds")
         self._length = round(spec.seconds * SAMPLE_RATE)
         self._mel = torchaudio.transforms.MelSpectrogram(
             SAMPLE_RATE, n_fft=1024, hop_length=480, n_mels=spec.bands, f_min=40.0, f_max=12_000.0

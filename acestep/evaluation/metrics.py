@@ -21,6 +21,7 @@ from acestep.evaluation.fad import (
     half_distances,
     song_distance,
 )
+from acestep.evaluation.files import digest
 from acestep.evaluation.gaussian import Gaussian, Moments, read_statistics, write_statistics
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.kad import kad, median_bandwidth
@@ -241,18 +242,23 @@ class OracleAdherence:
 
 
 class OracleEar:
-    """The oracles' spectra of a song: ``pitch`` (T, 76) at 25 Hz and ``pulse`` (P, 7) at 100 Hz."""
+    """What the oracles look at: ``pitch`` (T, 72) and ``pulse`` (P, 7), and the features (1, F) of the untimed factors.
+
+    Those features are the same whatever was asked for, so they are found once, while the song is heard.
+    """
 
     name = "oracles"
     pure = True
-    fingerprint = f"spectra-{spectra.PITCH_WINDOW}-{spectra.PULSE_WINDOW}-{spectra.NOTES}"
+    fingerprint = digest(f"oracles-{spectra.PITCH_WINDOW}-{spectra.PULSE_WINDOW}-{spectra.NOTES}")
 
     def hear(self, audio: Audio) -> Heard:
-        """Both spectra."""
+        """Spectra and features."""
         if audio.sample_rate != spectra.SAMPLE_RATE:
             raise ValueError(f"the oracles hear {spectra.SAMPLE_RATE} Hz, this song has {audio.sample_rate} Hz")
         seen = spectra.listen(audio.samples)
-        return {"pitch": seen.pitch, "pulse": seen.pulse}
+        return {"pitch": seen.pitch, "pulse": seen.pulse} | {
+            factor: spectra.features(seen, factor) for factor in spectra.UNTIMED
+        }
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,6 @@ class OracleScorer:
 
     ear: OracleEar
     oracles: Oracles
-    _last: dict[str, tuple[Heard, spectra.Spectra]] = field(default_factory=dict)
 
     @property
     def chance(self) -> Mapping[str, float]:
@@ -275,14 +280,9 @@ class OracleScorer:
     def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
         """``mean`` over the factors, and each factor."""
         truth = Truth(**json.loads(prompt.truth))
-        factors = self.oracles.score(self._seen(heard), truth)
+        untimed = {factor: heard[factor] for factor in spectra.UNTIMED}
+        factors = self.oracles.score(spectra.Spectra(heard["pitch"], heard["pulse"], untimed), truth)
         return {"mean": sum(factors.values()) / len(factors), **factors}
-
-    def _seen(self, heard: Heard) -> spectra.Spectra:
-        """One for all prompts that a song is scored against, one after another: it is looked at once."""
-        if "song" not in self._last or self._last["song"][0] is not heard:
-            self._last["song"] = heard, spectra.Spectra(heard["pitch"], heard["pulse"])
-        return self._last["song"][1]
 
 
 def reference_statistics(reference: Sequence[Heard], name: str, statistics: str) -> Gaussian:

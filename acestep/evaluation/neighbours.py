@@ -120,7 +120,8 @@ class Memorisation:
         found = find_songs(Path(self.songs)) if self.songs and Path(self.songs).is_dir() else []
         if len(found) < 2:
             raise MissingWeightsError(
-                f"memorisation.songs={self.songs}: no folder with training songs; name the one that was trained on"
+                f"metrics.memorisation.songs={self.songs}: no folder with training songs; name the one that was "
+                "trained on"
             )
         return MemorisationScorer(EmbedderEar(loaded(self.embedder)), tuple(found))
 

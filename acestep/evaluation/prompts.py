@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.audio import read_audio
+from acestep.audio import read_sound
 from acestep.data.sources import describe, find_songs
 from acestep.evaluation.files import digest
 from acestep.songs import Line, read_songs
@@ -67,17 +67,23 @@ class FolderPrompts:
     def load(self, lengths: Lengths) -> list[Prompt]:
         """One prompt for each recording."""
         root = Path(self.path)
-        found = find_songs(root)
+        found = songs_in(root, "eval.prompts.path")
         return [self._prompt(file, root, lengths) for file in found[: self.limit or len(found)]]
 
     def _prompt(self, file: Path, root: Path, lengths: Lengths) -> Prompt:
         name = file.relative_to(root).as_posix()
         described = describe(file)
-        wanted = self.seconds or read_audio(file).seconds
+        wanted = self.seconds or self._seconds(file)
         if not self.seconds and not lengths.min_seconds <= wanted <= lengths.max_seconds:
             wanted = lengths.default_seconds
         song = replace(described.song, seconds=wanted, seed=seed_of(name, self.seed))
         return Prompt(id=name, song=song, truth=described.truth, recording=file)
+
+    def _seconds(self, file: Path) -> float:
+        try:
+            return read_sound(file).seconds
+        except ValueError as error:
+            raise ValueError(f"eval.prompts.path={self.path}: {error}; mend it or take it out of the folder") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,10 @@ class MicroPrompts:
         if self.annotation not in ANNOTATIONS:
             raise ValueError(f"eval.prompts.annotation={self.annotation}: not known; use {', '.join(ANNOTATIONS)}")
         annotation = ANNOTATIONS[self.annotation]
-        write_world(self.path, self.songs, self.seed, annotation, self.instruments or INSTRUMENTS)
+        try:
+            write_world(self.path, self.songs, self.seed, annotation, self.instruments or INSTRUMENTS)
+        except ValueError as error:
+            raise ValueError(f"eval.prompts.{error}") from error
         return FolderPrompts(path=self.path, limit=self.songs, seed=self.seed).load(lengths)
 
 
@@ -151,6 +160,14 @@ class ListPrompts:
         if recording is not None and not recording.is_file():
             raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {recording}: no such recording")
         return Prompt(id=name, song=song, recording=recording)
+
+
+def songs_in(folder: Path, key: str) -> list[Path]:
+    """Every recording in ``folder``, which ``key`` names."""
+    try:
+        return find_songs(folder)
+    except ValueError as error:
+        raise ValueError(f"{key}={str(error).removeprefix('source=')}") from error
 
 
 def _check_whole(key: str, value: Any, least: int | None = None) -> None:

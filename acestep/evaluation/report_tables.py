@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from acestep.evaluation.cells import CEILING
-from acestep.evaluation.results import LOWEST, NEITHER, Results
+from acestep.evaluation.results import LOWEST, NEITHER, Results, by_reason
 from acestep.evaluation.statistics import Interval
 
 DASH = "–"
@@ -27,7 +27,8 @@ def cards(results: Results) -> str:
 def notes(results: Results) -> str:
     """What the numbers are too few for, which metrics are missing and why, which songs were not made."""
     lines = list(results.summary()["advice"])
-    lines += [f"left out: {metric}: {reason}" for metric, reason in results.setting.left_out.items()]
+    left_out = by_reason(results.setting.left_out)
+    lines += [f"left out: {', '.join(names)}: {reason}" for reason, names in left_out.items()]
     excluded = [row for row in results.rows if row.excluded]
     lines += [f"not made: {row.prompt.id} at {row.cell}: {row.excluded}" for row in excluded[:10]]
     lines += [f"and {len(excluded) - 10} more songs that were not made"] if len(excluded) > 10 else []

@@ -262,6 +262,14 @@ def _described(found: Interval | None) -> dict[str, Any]:
     return {"mean": found.mean, "ci95": found.bounds, "n": found.n}
 
 
+def by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Metrics by why they are left out: one missing file may be missed by several."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
 def comparable(column: str, a: Results, b: Results) -> bool:
     """Whether one ear gave a score in both: the numbers of two scorers have nothing to do with each other."""
     ears = [one.setting.ears.get(column.partition(".")[0]) for one in (a, b)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.evaluation.embedders import mono
+from acestep.evaluation.files import digest
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.scorers import Always
@@ -85,7 +86,7 @@ class TempoEar:
 
     name = "tempo"
     pure = True
-    fingerprint = f"tempo-{SAMPLE_RATE}-{HOP}-{USUAL_BPM:g}-{OCTAVES_OF_DOUBT:g}"
+    fingerprint = digest(f"tempo-{SAMPLE_RATE}-{HOP}-{USUAL_BPM:g}-{OCTAVES_OF_DOUBT:g}")
 
     def hear(self, audio: Audio) -> Heard:
         """``bpm`` (1)."""

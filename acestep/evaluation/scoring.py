@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from acestep.audio import Audio
 from acestep.evaluation.clips import Clip
 from acestep.evaluation.hearing import Ear, Heard, HearingStore, each_song
 from acestep.evaluation.prompts import Prompt
@@ -62,7 +63,7 @@ class Scoring:
     def prepare(self, ranks: Ranks) -> None:
         """Hear the reference recordings together, let every metric refuse itself on them, and learn its corpus."""
         for scorer, paths in self._known_recordings():
-            each_song(partial(self._hear, scorer.ear), ranks.share(paths), _is_pure(scorer))
+            each_song(partial(self._hear_recording, scorer.ear), ranks.share(paths), _is_pure(scorer))
         ranks.wait()
         for scorer in self.songwise.values():
             if hasattr(scorer, "check"):
@@ -76,18 +77,29 @@ class Scoring:
             if hasattr(scorer, "keep") and len(self.references) >= 2:
                 scorer.keep(self._heard_references(scorer), folder / f"{name}.npz")
 
+    def listen(self, clip: Clip, audio: Audio) -> None:
+        """Let every ear that keeps no state hear a clip while it is in memory."""
+        self.store.recall(clip.path, audio)
+        self._hear_purely(clip)
+
     def hear(self, clips: Sequence[Clip], ranks: Ranks) -> None:
         """Let every ear hear this rank's share of the clips, for the store."""
         share = ranks.share([clip for clip in clips if not clip.excluded])
-        pure = {name: scorer for name, scorer in self._all.items() if _is_pure(scorer)}
-
-        def hear_one(clip: Clip) -> None:
-            for name, scorer in pure.items():
-                self._heard_of(name, scorer, [clip])
-
-        each_song(hear_one, share)
+        each_song(self._hear_purely, share)
         for name, scorer in self._all.items():
             self._heard_of(name, scorer, share)
+
+    def _hear_purely(self, clip: Clip) -> None:
+        for name, scorer in self._all.items():
+            if _is_pure(scorer):
+                self._heard_of(name, scorer, [clip])
+
+    def _hear_recording(self, ear: Ear, path: Path) -> Heard:
+        try:
+            return self._hear(ear, path)
+        except ValueError as error:
+            told = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"recording {path}: {told}; mend it or take it out of its folder") from error
 
     def _known_recordings(self) -> Iterator[tuple[Any, Sequence[Path]]]:
         for name, scorer in self._all.items():

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio import Audio
+from acestep.evaluation.files import digest
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.scorers import Always, Unprompted
@@ -86,7 +87,7 @@ class SignalEar:
 
     name = "signal"
     pure = True
-    fingerprint = f"signal-{SILENT_DBFS:g}-{BLOCK_SECONDS:g}-{TONE_HZ:g}"
+    fingerprint = digest(f"signal-{SILENT_DBFS:g}-{BLOCK_SECONDS:g}-{TONE_HZ:g}")
 
     def hear(self, audio: Audio) -> Heard:
         """Each measure (1) by its name."""

@@ -10,13 +10,13 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from acestep.evaluation.cells import CEILING, Cell, cells_of
-from acestep.evaluation.clips import Clip, ClipStore
+from acestep.evaluation.clips import Clip, ClipStore, Listen
 from acestep.evaluation.embedders import MissingWeightsError
 from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.prompts import Prompt, PromptSource
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.references import reference_recordings
-from acestep.evaluation.results import HIGHEST, Results, Setting
+from acestep.evaluation.results import HIGHEST, Results, Setting, by_reason
 from acestep.evaluation.scorers import Scorer
 from acestep.evaluation.scoring import Scoring
 from acestep.flow.sampler import Sampler
@@ -62,9 +62,9 @@ class Evaluation:
     songs_in_report: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("takes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name}={getattr(self, name)}: need at least 1")
+        for name, least in (("takes", 1), ("batch_size", 1), ("songs_in_report", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"eval.{name}={getattr(self, name)}: need at least {least}")
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """Make what ``out`` does not hold yet, score it, and return everything; reports are written by the caller.
@@ -84,12 +84,12 @@ class Evaluation:
         store = ClipStore(Path(out) / "clips", pipeline, self.batch_size)
         scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), references)
         left_out |= scoring.unscorable(prompts, self.takes)
-        for name, reason in left_out.items():
-            log.warning("metric %s is left out: %s", name, reason)
+        for reason, names in by_reason(left_out).items():
+            log.warning("left out: %s: %s", ", ".join(names), reason)
         scoring.prepare(ranks)
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
-        clips = self._clips(store, prompts, cells, ranks)
+        clips = self._clips(store, prompts, cells, ranks, scoring.listen)
         made = [clip for cell in cells for clip in clips[cell.label]]
         if all(clip.excluded for clip in made):
             raise ValueError(f"eval.prompts: none of the {len(made)} songs could be made: {made[0].excluded}")
@@ -115,16 +115,16 @@ class Evaluation:
         return Results(settings, [row for found in rows.values() for row in found], sets, halves)
 
     def _clips(
-        self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks
+        self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks, listen: Listen
     ) -> dict[str, list[Clip]]:
-        """Clips of every cell, made by all ranks together; the ceiling last."""
+        """Clips of every cell, made by all ranks together and heard by ``listen``; the ceiling last."""
         planned = {cell.label: store.planned(prompts, cell, self.takes) for cell in cells}
         recorded = [prompt for prompt in prompts if prompt.recording]
         if self.ceiling and recorded:
             planned[CEILING] = store.planned(recorded, Cell(CEILING, {}, None))
         started = perf_counter()
         for clips in planned.values():
-            store.fill(clips, ranks)
+            store.fill(clips, ranks, listen)
         log.info("generated %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
         ranks.wait()
         return {label: store.settled(clips) for label, clips in planned.items()}

@@ -48,7 +48,9 @@ class TagDivergence:
         """The scorer. Raises ``MissingWeightsError`` with a remedy if the weights are not on this machine."""
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        model, extractor = local("tags.weights", self.weights, AutoModelForAudioClassification, AutoFeatureExtractor)
+        model, extractor = local(
+            "metrics.tags.weights", self.weights, AutoModelForAudioClassification, AutoFeatureExtractor
+        )
         return TagScorer(TaggerEar(model.to(self.device).eval(), extractor, Path(self.weights).name))
 
 

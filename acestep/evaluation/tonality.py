@@ -11,6 +11,7 @@ from torch import Tensor
 
 from acestep.audio import Audio
 from acestep.evaluation.embedders import mono
+from acestep.evaluation.files import digest
 from acestep.evaluation.hearing import Heard
 from acestep.evaluation.prompts import Prompt
 from acestep.evaluation.scorers import Always
@@ -111,7 +112,7 @@ class ChromaEar:
 
     name = "chroma"
     pure = True
-    fingerprint = f"chroma-{SAMPLE_RATE}-{WINDOW}-{HOP}-{LOWEST_HZ:g}-{HIGHEST_HZ:g}-{BASS_HZ:g}"
+    fingerprint = digest(f"chroma-{SAMPLE_RATE}-{WINDOW}-{HOP}-{LOWEST_HZ:g}-{HIGHEST_HZ:g}-{BASS_HZ:g}")
 
     def hear(self, audio: Audio) -> Heard:
         """``chroma`` (2, 12)."""

@@ -19,14 +19,17 @@ LOWEST_NOTE, NOTES = 40, 72
 PULSE_EDGES_HZ = (30.0, 75.0, 300.0, 2_000.0, 5_200.0, 8_000.0, 12_000.0, 20_000.0)
 LAGS = range(20, 164, 2)
 OCTAVE_SPLIT = 12
-TIMED = ("structure", "syllables")
+BLOCK = 2**18
+"""Samples of windows transformed at a time: what fits a core's cache is not paid for in fresh pages of memory."""
+UNTIMED, TIMED = ("tempo", "keymode", "instrument", "drums"), ("structure", "syllables")
+"""Factors whose features depend on the song alone, and those that are looked for at given times."""
 
 
 @dataclass(frozen=True)
 class Spectra:
     """Log spectra of one song: ``pitch`` per semitone at 25 Hz, ``pulse`` per wide band at 100 Hz.
 
-    ``untimed`` keeps the features that depend on the song alone: judged against several truths, it is looked at once.
+    ``untimed`` keeps the features of :data:`UNTIMED`: judged against several truths, a song is looked at once.
     """
 
     pitch: Float[Tensor, "t n"]
@@ -35,7 +38,13 @@ class Spectra:
 
 
 def listen(samples: Float[Tensor, "a s"]) -> Spectra:
-    """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness."""
+    """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness.
+
+    Raises:
+        ValueError: shorter than one frame of spectra.
+    """
+    if samples.shape[-1] < PITCH_HOP:
+        raise ValueError(f"the oracles need at least {PITCH_HOP} samples, this song has {samples.shape[-1]}")
     mono = samples.float().mean(0)
     mono = mono / mono.square().mean().sqrt().clamp_min(1e-6)
     pitch = _power(mono, PITCH_WINDOW, PITCH_HOP, _semitones())
@@ -67,10 +76,13 @@ def _closed_above_cut(filters: Float[Tensor, "f b"]) -> Float[Tensor, "g b"]:
 def _power(signal: Float[Tensor, " s"], window: int, hop: int, filters: Float[Tensor, "f b"]) -> Float[Tensor, "t b"]:
     """Power in the pass band of each filter, frame by frame."""
     hann = torch.hann_window(window)
+    hann = 2 * hann / hann.sum()
     padded = torch.nn.functional.pad(signal, ((window - hop) // 2, window))
-    frames = padded.unfold(0, window, hop)[: len(signal) // hop]
-    spectrum = torch.fft.rfft(frames * (2 * hann / hann.sum()))[:, : len(filters)]
-    return (spectrum.real.square() + spectrum.imag.square()) @ filters
+    powers = []
+    for frames in padded.unfold(0, window, hop)[: len(signal) // hop].split(BLOCK // window):
+        spectrum = torch.fft.rfft(frames * hann)[:, : len(filters)]
+        powers.append((spectrum.real.square() + spectrum.imag.square()) @ filters)
+    return torch.cat(powers)
 
 
 def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
@@ -79,7 +91,7 @@ def _autocorrelation(signal: Float[Tensor, "p b"]) -> Float[Tensor, " k"]:
     spectrum = torch.fft.rfft(signal, 2 * len(signal), dim=0).abs().square()
     correlation = torch.fft.irfft(spectrum, dim=0)
     correlation = correlation / correlation[:1].clamp_min(1e-6)
-    lags = torch.tensor([lag for lag in LAGS if lag < len(signal)])
+    lags = torch.tensor([lag for lag in LAGS if lag < len(signal)], dtype=torch.long)
     out = torch.zeros(len(LAGS), signal.shape[1])
     out[: len(lags)] = correlation[lags] * (len(signal) / (len(signal) - lags))[:, None]
     return out.flatten()

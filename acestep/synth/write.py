@@ -48,6 +48,9 @@ def write_world(
         instruments: which ones play.
         workers: processes that render.
         on_song: told after each song how many are done.
+
+    Raises:
+        ValueError: a count or an instrument that cannot be, or a folder with the songs of another world.
     """
     if songs < 1:
         raise ValueError(f"songs={songs}: need at least 1")
@@ -55,6 +58,7 @@ def write_world(
         raise ValueError(f"instruments={','.join(instruments)}: {unknown[0]!r} is unknown; use {', '.join(PLAYED)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _check_same_world(folder, *draw_song(seed, 0, annotation, instruments))
     write = partial(_write_song, folder, seed, annotation, tuple(instruments))
     with ProcessPoolExecutor(workers) as pool:
         for done, _ in enumerate(pool.map(write, range(songs), chunksize=8), start=1):
@@ -74,6 +78,14 @@ def _write_song(folder: Path, seed: int, annotation: Annotation, instruments: tu
     if path.exists():
         return
     truth, song = draw_song(seed, index, annotation, instruments)
+    for beside, text in _sidecars(path, truth, song).items():
+        with atomic(beside) as aside:
+            aside.write_text(text, encoding="utf-8")
+    Audio(torch.from_numpy(render(truth)), SAMPLE_RATE).save(path)  # last: with it the song is whole
+
+
+def _sidecars(path: Path, truth: Truth, song: Song) -> dict[Path, str]:
+    """What stands beside a song's audio, by file."""
     facts = {
         "bpm": song.bpm,
         "keyscale": song.key,
@@ -81,12 +93,13 @@ def _write_song(folder: Path, seed: int, annotation: Annotation, instruments: tu
         "language": song.language,
         "truth": truth.as_dict(),
     }
-    _write_text(path.with_suffix(".txt"), song.caption)
-    _write_text(path.with_suffix(".lyrics.txt"), song.lyrics)
-    _write_text(path.with_suffix(".json"), json.dumps(facts, ensure_ascii=False, indent=1))
-    Audio(torch.from_numpy(render(truth)), SAMPLE_RATE).save(path)  # last: with it the song is whole
+    texts = {".txt": song.caption, ".lyrics.txt": song.lyrics, ".json": json.dumps(facts, ensure_ascii=False, indent=1)}
+    return {path.with_suffix(suffix): f"{text}\n" for suffix, text in texts.items()}
 
 
-def _write_text(path: Path, text: str) -> None:
-    with atomic(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+def _check_same_world(folder: Path, truth: Truth, song: Song) -> None:
+    """Refuse a folder whose first song is another than this world's."""
+    path = folder / "000000.flac"
+    wanted = _sidecars(path, truth, song).items()
+    if path.is_file() and any(not one.is_file() or one.read_text("utf-8") != text for one, text in wanted):
+        raise ValueError(f"path={folder}: holds songs of another seed, annotation or instruments; name a new folder")

@@ -70,5 +70,7 @@ def test_whole_parts_and_lengths_are_swept_too():
     assert cells[3].song == {"seconds": 120.0}
     json.dumps([cell.settings for cell in cells])
     assert [cell.sampler.solver for cell in cells_of(BASE, {"solver": [Euler(), Heun()]})] == [Euler(), Heun()]
+    with pytest.raises(ValueError, match=r"sweep\.guidance\.scale=\[\]: need at least one value; null leaves"):
+        cells_of(BASE, {"guidance": {"scale": []}})
     with pytest.raises(ValueError, match=r"sweep.song.lenght: a song has no lenght"):
         cells_of(BASE, {"song": {"lenght": [1]}})

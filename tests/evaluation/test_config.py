@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from commands import call
 from hydra import compose, initialize_config_dir
 
 from acestep.config import registry
@@ -12,6 +13,7 @@ from acestep.config.run import CONFIGS, build
 from acestep.evaluation.cells import cells_of
 from acestep.evaluation.suite import Evaluation
 from acestep.flow import CFG, Sampler
+from acestep.runs.status import STATUS, State, Status
 
 OPTIONS = sorted(path.stem for path in (Path(CONFIGS) / "eval").glob("*.yaml"))
 METRICS = sorted(path.stem for path in (Path(CONFIGS) / "metrics").glob("*.yaml"))
@@ -62,3 +64,16 @@ def test_the_checkpoint_for_laions_library_is_named_once():
     found = evaluation("eval=folder", "eval.prompts.path=songs", "laion_clap=music.pt")
     assert found.metrics["clap"].embedder == found.metrics["fad"].embedder
     assert found.metrics["clap"].embedder.weights == "music.pt"
+
+
+def test_a_folder_that_is_another_runs_or_none_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    Status(main="train", overrides=[], state=State.finished).write(tmp_path)
+    before = (tmp_path / STATUS).read_bytes()
+    assert call("evaluate", f"out={tmp_path}") == 1
+    assert f"out={tmp_path}: holds a run of train.py; name another folder" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [STATUS]
+    assert (tmp_path / STATUS).read_bytes() == before
+    assert call("evaluate", f"out={tmp_path / STATUS}") == 1
+    assert (
+        f"out={tmp_path / STATUS}: {tmp_path / STATUS} is a file, not a folder; name another" in capfd.readouterr().err
+    )

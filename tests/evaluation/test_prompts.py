@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from acestep.audio import Audio
 from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts, seed_of
 from acestep.synth import UNSEEN_INSTRUMENT
 from acestep.weights.checkpoint import Lengths
@@ -70,6 +72,19 @@ def test_lists_that_cannot_be_read(tmp_path: Path, text: str, message: str):
     (tmp_path / "prompts.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         ListPrompts(path=str(tmp_path / "prompts.jsonl")).load(LENGTHS)
+
+
+def test_folders_that_hold_no_songs_or_broken_ones(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^eval\.prompts\.path=.*: no audio file in it; put songs there"):
+        FolderPrompts(path=str(tmp_path)).load(LENGTHS)
+    (tmp_path / "b.flac").write_bytes(b"noise")
+    with pytest.raises(
+        ValueError, match=r"^eval\.prompts\.path=.*b\.flac: not an audio file .*; mend it or take it out"
+    ):
+        FolderPrompts(path=str(tmp_path)).load(LENGTHS)
+    Audio(torch.zeros(2, 0), 48_000).save(tmp_path / "a.wav")
+    with pytest.raises(ValueError, match=r"^eval\.prompts\.path=.*a\.wav: holds no sound; mend it or take it out"):
+        FolderPrompts(path=str(tmp_path)).load(LENGTHS)
 
 
 def test_micro_prompts_are_written_once_and_may_be_of_a_sub_style(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -83,7 +84,7 @@ def test_one_rank_and_two_ranks_have_one_summary(
         os.environ["RANK"] = str(rank)
         made: list[int] = []
         generate = ClipStore._generate
-        ClipStore._generate = lambda self, clips: made.extend([len(clips)]) or generate(self, clips)
+        ClipStore._generate = lambda self, clips, *rest: made.extend([len(clips)]) or generate(self, clips, *rest)
         with ranks_of_environment() as ranks:
             assert (ranks.rank, ranks.world) == (rank, 2)
             results = evaluation(pipeline, pipeline.sampler, out, ranks)
@@ -165,6 +166,19 @@ def test_an_adapter_is_swept_by_what_is_in_its_file(
     assert fresh.planned([results.rows[0].prompt], cells[1])[0].key != before
     results.write(tmp_path / "out")
     assert [row.cell for row in read_results(tmp_path / "out").rows] == [row.cell for row in results.rows]
+
+
+def test_what_was_heard_before_a_song_left_memory_is_what_its_file_holds(
+    whole: Results, whole_out: Path, evaluation: Evaluation, pipeline: Pipeline, tmp_path: Path
+):
+    shutil.copytree(whole_out / "clips", tmp_path / "clips")
+    evaluation(pipeline, pipeline.sampler, tmp_path)
+    found, wanted = (
+        {path.relative_to(out): path.read_bytes() for path in (out / "heard").rglob("*.safetensors")}
+        for out in (tmp_path, whole_out)
+    )
+    assert len(wanted) > 2 * len(whole.rows), "by two ears, and the recordings"
+    assert found == wanted
 
 
 def test_results_come_back_from_their_folder(whole: Results, whole_out: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,18 @@ def test_missing_weights_stop_unless_asked_to_go_on(
     assert "no such file" in left_out["clap"]
 
 
+def test_a_recording_that_cannot_be_heard_is_named_with_what_to_do(
+    evaluation: Evaluation, pipeline: Pipeline, world: Path, tmp_path: Path
+):
+    shutil.copy(world / "000000.flac", tmp_path / "a.flac")
+    Audio(torch.zeros(2, 0), 48_000).save(tmp_path / "b.wav")
+    wrong = replace(evaluation, reference=str(tmp_path))
+    with pytest.raises(ValueError, match=r"recording .*b\.wav: holds no sound; mend it or take it out of its folder"):
+        wrong(pipeline, pipeline.sampler, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"eval\.songs_in_report=-1: need at least 0"):
+        replace(evaluation, songs_in_report=-1)
+
+
 def test_a_song_that_a_metric_cannot_hear_is_counted_and_the_others_go_on(
     metrics: Mapping[str, object], prompts: list[Prompt], pipeline: Pipeline, tmp_path: Path
 ):
@@ -273,3 +286,7 @@ def test_oracles_refuse_another_rate(metrics: Mapping[str, object]):
     scorer: OracleAdherence = metrics["adherence"]
     with pytest.raises(ValueError, match="48000 Hz"):
         scorer.load().ear.hear(Audio(torch.zeros(2, 100), 44_100))
+    with pytest.raises(ValueError, match="at least 1920 samples, this song has 100"):
+        scorer.load().ear.hear(Audio(torch.zeros(2, 100), 48_000))
+    short = torch.rand(2, 7_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert all(value.isfinite().all() for value in scorer.load().ear.hear(Audio(short, 48_000)).values())

@@ -108,6 +108,8 @@ def test_a_longer_world_continues_a_shorter_one(tmp_path) -> None:
     write_world(tmp_path, songs=2, seed=9, on_song=done.append)
     assert (tmp_path / "000000.flac").stat().st_mtime_ns == before
     assert done == [1, 2]
+    with pytest.raises(ValueError, match=r"path=.*holds songs of another seed.*name a new folder"):
+        write_world(tmp_path, songs=2, seed=8)
     with pytest.raises(ValueError, match="songs=0"):
         write_world(tmp_path, songs=0)
 
