@@ -9,7 +9,8 @@ from functools import cache
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SAMPLE_RATE = 48_000
@@ -115,7 +116,7 @@ def _onsets(pulse: Float[Tensor, "p b"]) -> Float[Tensor, "q b"]:
 def features(spectra: Spectra, factor: str, spans: Sequence[tuple[int, int]] = ()) -> Float[Tensor, "n f"]:
     """What the oracle of ``factor`` looks at: one row, or one per span of frames for the timed factors."""
     if factor in TIMED:
-        return torch.stack([_timed(spectra.pitch, factor, *span) for span in spans])
+        return _timed(spectra.pitch, factor, spans)
     if factor not in spectra.untimed:
         spectra.untimed[factor] = _untimed(spectra.pitch, spectra.pulse, factor)[None]
     return spectra.untimed[factor]
@@ -145,12 +146,21 @@ def _untimed(pitch: Float[Tensor, "t n"], pulse: Float[Tensor, "p b"], factor: s
     return torch.cat([*rows, _autocorrelation(onsets[:, [0, 5, 6]])])
 
 
-def _timed(pitch: Float[Tensor, "t n"], factor: str, first: int, last: int) -> Float[Tensor, " f"]:
+def _timed(pitch: Float[Tensor, "t n"], factor: str, spans: Sequence[tuple[int, int]]) -> Float[Tensor, "m f"]:
+    """The inner two thirds of each span, of what there is of them in the song."""
+    first, last = torch.tensor(spans).T
     edge = (last - first) // 6
-    inside = pitch[first + edge : max(last - edge, first + edge + 1)]
-    inside = inside if len(inside) else pitch[-1:]
-    mean = inside.mean(0)
+    begin = (first + edge).clamp_max(len(pitch) - 1)
+    end = torch.maximum(last - edge, begin + 1).clamp_max(len(pitch))
+    mean = _means(pitch, begin, end)
+    shape = mean - mean.mean(1, keepdim=True)
     if factor == "structure":
-        octaves = torch.log10((10**inside).mean(0).unflatten(0, (-1, OCTAVE_SPLIT)).sum(1) + 1e-4)
-        return torch.cat([mean - mean.mean(), octaves])
-    return torch.cat([mean - mean.mean(), mean - pitch.mean(0)])
+        octaves = _means(10**pitch, begin, end).unflatten(1, (-1, OCTAVE_SPLIT)).sum(2)
+        return torch.cat([shape, torch.log10(octaves + 1e-4)], dim=1)
+    return torch.cat([shape, mean - pitch.mean(0)], dim=1)
+
+
+def _means(rows: Float[Tensor, "t n"], begin: Int[Tensor, " m"], end: Int[Tensor, " m"]) -> Float[Tensor, "m n"]:
+    """Of the rows from ``begin`` to before ``end``, by differences of sums."""
+    sums = F.pad(rows.double().cumsum(0), (0, 0, 1, 0))
+    return ((sums[end] - sums[begin]) / (end - begin)[:, None]).to(rows.dtype)
