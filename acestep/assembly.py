@@ -105,8 +105,8 @@ def swap_autoencoder(
     """
     with named_by("autoencoder"):
         other = open_checkpoint(path_or_name)
-    like = next(iter(own.state_dict().values()))
-    autoencoder = build_autoencoder(other, like.device, like.dtype)
+        like = next(iter(own.state_dict().values()))
+        autoencoder = build_autoencoder(other, like.device, like.dtype)
     for name in ("latent_channels", "hop", "sample_rate"):
         here, there = getattr(own, name), getattr(autoencoder, name)
         if here != there:

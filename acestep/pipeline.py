@@ -67,7 +67,7 @@ class Pipeline:
         decode_chunk: latent frames that are decoded at a time, which bounds the memory; ``None`` decodes songs whole.
         allow_untrained: whether tasks may be asked for that the checkpoint was not trained for.
         merged: adapters that are part of the network's weights.
-        compiled: whether torch compiles the DiT's layers: a wait once, then faster; the same music but for rounding.
+        compiled: whether torch compiles the DiT's layers: a wait once; the same music but for rounding.
     """
 
     network: AceStep

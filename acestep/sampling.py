@@ -45,7 +45,7 @@ class BatchSampler:
         layouts = [item.layout for item in batch]
         plain = [item.plain for item in batch if item.plain is not None]
         network, request = self.network, songs[0] if isinstance(songs[0], Request) else Request()
-        with _evaluating(network):
+        with evaluating(network):
             with self.placement(self.conditioner.text_encoder, network.encoder, network.tokenizer, network.detokenizer):
                 conditions = self._conditions(songs, frames, layouts)
                 if request.task == "edit":
@@ -92,7 +92,7 @@ def _of_source(song: Song) -> Song:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode, then as it was: songs are also made in the midst of training."""
     was_training = module.training
     module.eval()

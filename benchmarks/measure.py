@@ -56,8 +56,9 @@ COMPILED = ", compiled"
 
 
 def pairings(peer: str, compiled: bool) -> list[tuple[str, str]]:
-    """The end of our row's name, and its peer: as written, and ``compiled`` beside both forms of the peer's."""
-    return [("", peer), *([(COMPILED, peer), (COMPILED, peer + COMPILED)] if compiled else [])]
+    """The end of our row's name, and its peer: as written, and ``compiled`` each form of ours beside each of theirs."""
+    forms = ("", COMPILED) if compiled else ("",)
+    return [(ours, peer + theirs) for ours in forms for theirs in forms]
 
 
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:

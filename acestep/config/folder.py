@@ -30,7 +30,6 @@ MACHINE_KEYS = (
     "compare",
     "wandb",
     "device",
-    "compile",
     "logger",
     "data.workers",
     "trainer.accelerator",

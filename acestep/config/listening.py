@@ -46,9 +46,8 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def _heard(file: Path, pipeline: Pipeline, planner: Planner, seed: int) -> dict[str, Any]:
-    audio = read_audio(file)
     try:
-        latents = pipeline.encode(audio).mean[0]
+        latents = pipeline.encode(read_audio(file)).mean[0]
     except ValueError as error:
         raise ValueError(f"songs={file}: {error}; take it out") from error
     codes = audio_codes(pipeline.network, [latents], pipeline.conditioner.silence)

@@ -168,6 +168,7 @@ def fingerprint(pipeline: Pipeline) -> str:
     parts = (pipeline.network, pipeline.autoencoder, pipeline.conditioner.text_encoder)
     modules = [digest_module(part) for part in parts if isinstance(part, nn.Module)]
     device = next(pipeline.network.parameters()).device.type
+    device += ", compiled" if pipeline.compiled else ""
     return digest(*modules, digest_tensor(pipeline.conditioner.silence), repr(pipeline.network.config), device)
 
 

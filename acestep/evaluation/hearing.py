@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -83,12 +84,26 @@ class HearingStore:
 def each_song(work: Callable[[Item], Result], items: Iterable[Item], at_once: bool = True) -> list[Result]:
     """``work`` on every item, in order. One song gains little by several cores: ``at_once`` gives each a core."""
     cores = torch.get_num_threads()
-    if not at_once or cores == 1:
-        return [work(item) for item in items]
-    try:
-        return list(_pool(cores, os.getpid()).map(work, items))
-    finally:
+    with _single_precision():
+        if not at_once or cores == 1:
+            return [work(item) for item in items]
+        pool = _pool(cores, os.getpid())
+        songs = [pool.submit(work, item) for item in items]
+        wait(songs)  # all of them, whatever happens: nobody may go on beside what an error leads to
         torch.set_num_threads(cores)
+        return [song.result() for song in songs]
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Songs are heard in float32, whatever the precision of a training around it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @cache

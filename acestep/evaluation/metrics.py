@@ -236,7 +236,7 @@ class OracleAdherence:
         """The scorer."""
         if not Path(self.weights).is_file():
             raise MissingWeightsError(
-                f"oracles.weights={self.weights}: no such file; the repository carries it beside weights=micro"
+                f"metrics.adherence.weights={self.weights}: no such file; the repository has it with weights=micro"
             )
         return OracleScorer(OracleEar(), Oracles.load(Path(self.weights)))
 
@@ -249,7 +249,7 @@ class OracleEar:
 
     name = "oracles"
     pure = True
-    fingerprint = digest(f"oracles-{spectra.PITCH_WINDOW}-{spectra.PULSE_WINDOW}-{spectra.NOTES}")
+    fingerprint = digest(f"oracles {spectra.RECIPE}")
 
     def hear(self, audio: Audio) -> Heard:
         """Spectra and features."""

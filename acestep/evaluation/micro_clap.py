@@ -66,7 +66,7 @@ class MicroClapSpec:
         """The embedder. Raises :class:`MissingWeightsError` with a remedy if the file is not here."""
         if not Path(self.weights).is_file():
             raise MissingWeightsError(
-                f"micro_clap.weights={self.weights}: no such file; the repository carries it as "
+                f"metrics.clap.embedder.weights={self.weights}: no such file; the repository carries it as "
                 "acestep/assets/micro_clap/model.safetensors, and `python -m acestep.evaluation.micro_clap` trains it"
             )
         return MicroClap(load(self.weights))

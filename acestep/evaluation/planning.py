@@ -15,7 +15,7 @@ from acestep.evaluation.prompts import Prompt, PromptSource
 from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.results import SEED, Results, paired
 from acestep.evaluation.rows import SONG_FIELDS
-from acestep.evaluation.suite import Evaluation, load_prompts
+from acestep.evaluation.suite import Evaluation, check_counts, load_prompts
 from acestep.files import read_json, write_json
 from acestep.flow.sampler import Sampler
 from acestep.pipeline import Pipeline
@@ -122,8 +122,7 @@ class PlannerStudy:
     available_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.wild < 0:
-            raise ValueError(f"eval.wild={self.wild}: need >= 0 (0 for none)")
+        check_counts(self, wild=0, batch_size=1, songs_in_report=0)
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """As :meth:`Evaluation.__call__`; the summary's ``planner`` is this study's own."""

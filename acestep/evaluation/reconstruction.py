@@ -18,9 +18,9 @@ from acestep.evaluation.clips import Clip, ClipStore
 from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.prompts import PromptSource
 from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.results import HIGHEST, Results, Setting, paired
+from acestep.evaluation.results import Results, Setting, paired
 from acestep.evaluation.scoring import Scoring
-from acestep.evaluation.suite import load_prompts, load_scorers
+from acestep.evaluation.suite import check_counts, load_prompts, load_scorers, tell_left_out, told_of
 from acestep.flow.sampler import Sampler
 from acestep.models.reconstruction import mel_distance, stereo_distance, sum_difference
 from acestep.pipeline import Pipeline
@@ -90,6 +90,9 @@ class ReconstructionStudy:
     songs_in_report: int = 8
     available_only: bool = False
 
+    def __post_init__(self) -> None:
+        check_counts(self, songs_in_report=0)
+
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """As :meth:`Evaluation.__call__`; the summary's ``reconstruction`` is this study's own. Samples nothing."""
         ranks = ranks or Ranks()
@@ -108,26 +111,23 @@ class ReconstructionStudy:
         sets = {ORIGINAL: [_as_it_is(clip) for clip in clips], REBUILT: clips}
         scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), recordings)
         left_out |= scoring.unscorable(prompts)
+        tell_left_out(left_out)
         scoring.prepare(ranks)
         scoring.hear([clip for made in sets.values() for clip in made], ranks)
         ranks.wait()
         rows = {label: list(scoring.rows(made)) for label, made in sets.items()}
         measured = list(reconstruct(pipeline, (_begun(clip) for clip in clips)))
-        timed = ("seconds", "seconds_per_second")
-        near = [{f"near.{name}": v for name, v in song.items() if name not in timed} for song in measured]
         rows[REBUILT] = [
-            replace(row, scores={**row.scores, **own}) for row, own in zip(rows[REBUILT], near, strict=True)
+            replace(row, scores=row.scores | _named(song)) for row, song in zip(rows[REBUILT], measured, strict=True)
         ]
         setting = Setting(
             weights=pipeline.checkpoint.name,
             fingerprint=store.fingerprint,
             sampler="none: recordings through the autoencoder",
             cells={label: {"song": label} for label in sets},
-            ears={name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
-            chance={name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
             left_out=left_out,
-            goals={name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},
             references=len(recordings),
+            **told_of({name: scorer for name, scorer in scorers.items() if name not in left_out}),
         )
         distances = {label: scoring.sets(made, rows[label]) for label, made in sets.items()}
         results = Results(setting, [row for found in rows.values() for row in found], distances)

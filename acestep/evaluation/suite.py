@@ -62,9 +62,7 @@ class Evaluation:
     songs_in_report: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("takes", 1), ("batch_size", 1), ("songs_in_report", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"eval.{name}={getattr(self, name)}: need at least {least}")
+        check_counts(self, takes=1, batch_size=1, songs_in_report=0)
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
         """Make what ``out`` does not hold yet, score it, and return everything; reports are written by the caller.
@@ -84,8 +82,7 @@ class Evaluation:
         store = ClipStore(Path(out) / "clips", pipeline, self.batch_size)
         scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), references)
         left_out |= scoring.unscorable(prompts, self.takes)
-        for reason, names in by_reason(left_out).items():
-            log.warning("left out: %s: %s", ", ".join(names), reason)
+        tell_left_out(left_out)
         scoring.prepare(ranks)
         if not ranks.rank:
             scoring.keep_statistics(Path(out) / "statistics")
@@ -99,17 +96,14 @@ class Evaluation:
         rows = {label: list(scoring.rows(made)) for label, made in clips.items()}
         sets = {label: scoring.sets(made, rows[label]) for label, made in clips.items()}
         log.info("scored %d songs in %.1f s", sum(map(len, rows.values())), perf_counter() - started)
-        scorers = {name: scorer for name, scorer in scorers.items() if name not in left_out}
         settings = Setting(
             weights=pipeline.checkpoint.name,
             fingerprint=store.fingerprint,
             sampler=repr(sampler),
             cells={cell.label: cell.settings for cell in cells},
-            ears={name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
-            chance={name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
             left_out=left_out,
-            goals={name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},
             references=len(references),
+            **told_of({name: scorer for name, scorer in scorers.items() if name not in left_out}),
         )
         halves = {cell.label: scoring.halves(clips[cell.label]) for cell in cells}
         return Results(settings, [row for found in rows.values() for row in found], sets, halves)
@@ -125,9 +119,31 @@ class Evaluation:
         started = perf_counter()
         for clips in planned.values():
             store.fill(clips, ranks, listen)
-        log.info("generated %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
+        log.info("made and heard %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
         ranks.wait()
         return {label: store.settled(clips) for label, clips in planned.items()}
+
+
+def told_of(scorers: Mapping[str, Scorer]) -> dict[str, Any]:
+    """What a :class:`Setting` says of ``scorers``: who listens, what a guess scores, which values are good."""
+    return {
+        "ears": {name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
+        "chance": {name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
+        "goals": {name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},
+    }
+
+
+def tell_left_out(left_out: Mapping[str, str]) -> None:
+    """A line for each reason why metrics are left out."""
+    for reason, names in by_reason(left_out).items():
+        log.warning("left out: %s: %s", ", ".join(names), reason)
+
+
+def check_counts(evaluation: object, **least: int) -> None:
+    """Refuse a count of ``evaluation`` that is below its least."""
+    for name, lowest in least.items():
+        if getattr(evaluation, name) < lowest:
+            raise ValueError(f"eval.{name}={getattr(evaluation, name)}: need at least {lowest}")
 
 
 def load_prompts(source: PromptSource, lengths: Lengths, ranks: Ranks) -> list[Prompt]:

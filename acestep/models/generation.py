@@ -10,7 +10,7 @@ Shapes: B songs, S patches, H width; G songs under all conditions at once, one c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -77,7 +77,7 @@ class Generation:
         rotary, masks = first.layout(decoder, x)
         embedding, modulation = decoder.times(t[:1], torch.zeros_like(t[:1]), dtype)
         evaluated = _compiled() if self.compiled else _evaluated
-        with _many_programs() if self.compiled else nullcontext():
+        with _compiling() if self.compiled else nullcontext():
             for index, (layer, kind) in enumerate(zip(_layers(decoder), decoder.config.stack.layer_types, strict=True)):
                 answers = [branch.answers[index] for branch in branches]
                 x = evaluated(layer, x, modulation, rotary, masks[kind], answers, self._scratch)
@@ -218,13 +218,24 @@ def _compiled() -> Callable[..., Tensor]:
     return torch.compile(_evaluated)
 
 
-def _many_programs() -> AbstractContextManager[Any]:
+@contextmanager
+def _compiling() -> Iterator[None]:
     """Room for a program of each kind: first layer or later, full or sliding, with guidance or without, batched or not.
 
     Torch's own limit is 8, past which it goes on without its compiler.
+
+    Raises:
+        ValueError: the compiler fails, for instance where there is none for C++.
     """
     config: Any = torch._dynamo.config  # types of it are made at run time
-    return config.patch(recompile_limit=PROGRAMS)
+    with config.patch(recompile_limit=PROGRAMS):
+        try:
+            yield
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.inner_exception).strip().partition("\n")[0]
+            raise ValueError(
+                f"compile=true: torch's compiler failed ({reason}); see that there is one for C++, or leave it out"
+            ) from error
 
 
 def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class LanguageModel:
         """
         folder = language_folder(folder)
         if is_adapter(folder):
-            model = cls.from_folder(adapter_base(folder), device, dtype)
+            model = cls.from_folder(adapter_base(folder), device, dtype, key)
             load_adapter(model.network, folder)
             model.network.to(device, dtype).eval().requires_grad_(False)
             return model

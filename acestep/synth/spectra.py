@@ -22,6 +22,8 @@ LAGS = range(20, 164, 2)
 OCTAVE_SPLIT = 12
 BLOCK = 2**18
 """Samples of windows transformed at a time: what fits a core's cache is not paid for in fresh pages of memory."""
+RECIPE = (2, PITCH_HOP, PITCH_WINDOW, PULSE_HOP, PULSE_WINDOW, LOWEST_NOTE, NOTES, PULSE_EDGES_HZ, LAGS, OCTAVE_SPLIT)
+"""What decides spectra and features; the first number changes with how they are computed."""
 UNTIMED, TIMED = ("tempo", "keymode", "instrument", "drums"), ("structure", "syllables")
 """Factors whose features depend on the song alone, and those that are looked for at given times."""
 
@@ -42,10 +44,10 @@ def listen(samples: Float[Tensor, "a s"]) -> Spectra:
     """Spectra of a 48 kHz waveform. Levels are relative to the song's own loudness.
 
     Raises:
-        ValueError: shorter than one frame of spectra.
+        ValueError: shorter than two frames of spectra.
     """
-    if samples.shape[-1] < PITCH_HOP:
-        raise ValueError(f"the oracles need at least {PITCH_HOP} samples, this song has {samples.shape[-1]}")
+    if samples.shape[-1] < 2 * PITCH_HOP:
+        raise ValueError(f"the oracles need at least {2 * PITCH_HOP} samples, this song has {samples.shape[-1]}")
     mono = samples.float().mean(0)
     mono = mono / mono.square().mean().sqrt().clamp_min(1e-6)
     pitch = _power(mono, PITCH_WINDOW, PITCH_HOP, _semitones())

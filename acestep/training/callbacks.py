@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from acestep.training.flops import utilisation
 from acestep.training.sharding import is_sharded
 
 HISTORY = "validation.json"
+
+log = logging.getLogger(__name__)
 
 
 class Watch(Callback):
@@ -186,8 +189,14 @@ class SampleSongs(Callback):
         data = trainer.datamodule.validation
         wanted = [replace(data[index].song, seed=index) for index in range(min(self.songs, len(data)))]
         # In the run's precision: under an adapter, not all weights have one type.
-        with trainer.precision_plugin.val_step_context():
-            songs = list(module.play(wanted, self.sampler))
+        try:
+            with trainer.precision_plugin.val_step_context():
+                songs = list(module.play(wanted, self.sampler))
+        except (ValueError, torch.OutOfMemoryError) as error:
+            if is_sharded(module.network):  # the others wait for this process
+                raise
+            log.warning("callbacks.sample: no songs at step %d: %s", trainer.global_step, error)
+            return
         for index, audio in enumerate(songs if trainer.is_global_zero else []):
             audio.save(self.folder / f"step_{trainer.global_step:06d}" / f"{index:02d}.flac")
             _hear(trainer, f"samples/{index:02d}", audio)

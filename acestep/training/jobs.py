@@ -16,6 +16,7 @@ from acestep.adapters import save_adapter
 from acestep.conditioning.upstream import TrainerConditioner
 from acestep.data import autoencoder_settings
 from acestep.flow.objective import FlowMatching
+from acestep.memory import Memory
 from acestep.models.acestep import AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.discriminators import Discriminator, DiscriminatorConfig
@@ -30,7 +31,7 @@ from acestep.training.data import DataConfig, LatentData, SongStream
 from acestep.training.dit import DiTModule
 from acestep.training.fit import Adapter, Start, load_pipeline, save_result, select_trained
 from acestep.training.module import Optimization, Trained, freeze
-from acestep.training.planner import Band, Curriculum, PlannerData, PlannerModule
+from acestep.training.planner import Curriculum, Performer, PlannerData, PlannerModule
 from acestep.training.randomness import derived_generator
 from acestep.training.sharding import gather
 from acestep.training.tokenizer import TokenizerModule
@@ -162,8 +163,8 @@ class PlannerTask:
         data.teach(codes, model.vocabulary, self.curriculum)
         setattr(model.network.config, LESSONS, asdict(self.curriculum))
         base = self._adapt(model, parts)
-        band = Band(partial(_open, parts.weights), pipeline.lengths)
-        module = PlannerModule(model, parts.optimization, parts.seed, band, self.judged)
+        performer = Performer(partial(_open, parts.weights), pipeline.lengths)
+        module = PlannerModule(model, parts.optimization, parts.seed, performer, self.judged)
 
         def save(trainer: Trainer, folder: Path) -> None:
             gather(model.network)
@@ -246,7 +247,10 @@ class AutoencoderTask:
 
 def _open(weights: str, device: torch.device) -> Pipeline:
     """The checkpoint as songs are made with it: opened anew each time, so that between them no DiT takes room."""
-    return Pipeline.from_pretrained(weights, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if device.type != "cuda":
+        return Pipeline.from_pretrained(weights, device)
+    # Beside a language model in training there may be no room for all parts at once.
+    return Pipeline.from_pretrained(weights, device, torch.bfloat16, memory=Memory.offload)
 
 
 def _check_data(parts: Parts, kind: type, name: str) -> None:

@@ -27,6 +27,7 @@ from acestep.planner.learning import Lessons, Losses, collate, losses
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import Planner, PlannerConfig, metadata
 from acestep.planner.vocabulary import Vocabulary
+from acestep.sampling import evaluating
 from acestep.training.codes import SongCodes
 from acestep.training.data import DataConfig, LatentData
 from acestep.training.module import Optimization, PartLoss, Trained
@@ -136,7 +137,7 @@ class PlannerData(LatentData):
 
 
 @dataclass(frozen=True)
-class Band:
+class Performer:
     """Who makes songs of codes: ``open`` gives them a pipeline on a device, which makes songs of ``lengths``."""
 
     open: Callable[[torch.device], Pipeline]
@@ -150,20 +151,20 @@ class PlannerModule(Trained):
         model: its network is trained in place.
         optimization: optimiser and learning-rate schedule.
         seed: of the run.
-        band: makes the songs that are to be heard of its codes.
+        performer: makes the songs that are to be heard of its codes.
         judged: held-out songs of each batch that are planned from their captions and lyrics alone, at validation.
     """
 
     makes_songs = True
 
     def __init__(
-        self, model: LanguageModel, optimization: Optimization, seed: int, band: Band, judged: int = 8
+        self, model: LanguageModel, optimization: Optimization, seed: int, performer: Performer, judged: int = 8
     ) -> None:
         super().__init__(model.network, optimization, seed)
         self.model = model
         self.planner = Planner(model, PlannerConfig(path="", codes=False, decoding=Decoding(temperature=0.0)))
         self.composer = Planner(model, PlannerConfig(path=""))
-        self.band = band
+        self.performer = performer
         self.judged = judged
         self.network.surprise = partial(_surprise, self.network)
 
@@ -193,14 +194,14 @@ class PlannerModule(Trained):
             self.note("code_perplexity", math.exp(float(self.trainer.callback_metrics["val/loss_codes"])))
 
     def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
-        """Songs of the whole chain: of caption and lyrics alone, plans, then codes, and what the band makes of them."""
-        nearest = self.band.lengths.nearest
+        """Songs of the whole chain: of caption and lyrics alone, plans, codes, and what the performer makes of them."""
+        nearest = self.performer.lengths.nearest
         with self._writing():
             plans = self.composer.plan([replace(asked(song), seconds=nearest(song.seconds)) for song in songs])
         if not self.trainer.is_global_zero:
             return iter(())
         planned = [replace(plan.song, codes=plan.codes) for plan in plans]
-        return self.band.open(self.device).generate(planned, sampler, batch_size=len(planned))
+        return self.performer.open(self.device).generate(planned, sampler, batch_size=len(planned))
 
     def _losses(self, batch: LessonBatch) -> PartLoss:
         found = Losses(*self.network.surprise(batch.lessons))
@@ -214,11 +215,8 @@ class PlannerModule(Trained):
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Inside, the network can write: every process has all of it, and nothing is dropped out."""
-        was_training = self.network.training
-        self.network.eval()
-        with whole(self.network):
+        with evaluating(self.network), whole(self.network):
             yield
-        self.network.train(was_training)
 
 
 def _surprise(network: PreTrainedModel, lessons: Lessons) -> tuple[Tensor, Tensor]:

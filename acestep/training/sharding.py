@@ -148,8 +148,10 @@ def _owned(null: Callable[[Conditions], Conditions], conditions: Conditions) -> 
     return replace(made, states=made.states.clone())
 
 
-def _whole_layers(network: AceStep) -> VelocityField:
+def _whole_layers(network: AceStep, compiled: bool = False) -> VelocityField:
     """The velocity field of a generation by layers that are called whole: only then do they have their weights."""
+    if compiled:
+        raise ValueError("compile=true: a network that is spread over processes makes songs without; leave it out")
 
     def velocity(x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         return network.velocity(x_t.to(conditions.states.dtype), t, conditions)

@@ -53,9 +53,11 @@ def test_accumulated_songs_are_one_batch(alone: Path, tiny: Path, store: Path, t
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path, strategy: str) -> None:
+    told = EIGHT | {"callbacks": [*EIGHT["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]}
     trainer = {"strategy": strategy, "devices": "2"}
-    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **EIGHT) == [0, 0]
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **told) == [0, 0]
     assert_same_run(alone, tmp_path)
+    assert len([*(tmp_path / "samples").rglob("*.flac")]) == 2
 
 
 OTHERS = {
