@@ -58,7 +58,7 @@ def test_file_round_trip(tmp_path: Path):
     assert (tmp_path / "towers.safetensors").stat().st_mode & 0o777 == 0o644, "as readable as its folder"
     torch.testing.assert_close(read.stem.weight, towers.stem.weight, atol=1e-3, rtol=1e-3)
     assert MicroClap(read).fingerprint == MicroClap(load(tmp_path / "towers.safetensors")).fingerprint
-    with pytest.raises(MissingWeightsError, match=r"micro_clap.weights=.*no such file"):
+    with pytest.raises(MissingWeightsError, match=r"metrics.clap.embedder.weights=.*no such file"):
         MicroClapSpec(weights=str(tmp_path / "none")).load()
 
 

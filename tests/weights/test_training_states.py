@@ -25,6 +25,7 @@ from acestep.weights.open import open_checkpoint
 TRAINED = "decoder.layers.1.mlp.up_proj.weight"
 AVERAGED = "decoder.layers.0.mlp.up_proj.weight"
 SHARDER = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -37,7 +38,8 @@ mesh = init_device_mesh("cpu", (2,))
 tensors = torch.load(sys.argv[1], weights_only=True)
 sharded = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in tensors.items()}
 dcp.save({"state_dict": sharded}, checkpoint_id=sys.argv[2])
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # gloo's threads sometimes abort a process that ends by itself
 """
 
 
