@@ -22,9 +22,8 @@ from acestep.training.flops import StepCost
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 from benchmarks.measure import CLOCKS, COMPILED, Row, add_timing, best_seconds, machine, matmul_peak, pairings, report
-from benchmarks.sampler import SIZES, TOKENS, Case, diffusers_dit, random_conditions
+from benchmarks.sampler import PEER, SIZES, TOKENS, Case, diffusers_dit, random_conditions
 
-PEER = "diffusers DiT"
 PACKAGES = ("torch", "diffusers", "peft")
 KINDS = ("lora", "full")
 RANK = 16
