@@ -7,7 +7,6 @@ kernel takes, of which only the full layers' share grows faster than the song.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from time import process_time
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from acestep.files import write_json
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import peak_memory
 from acestep.models.acestep import AceStep
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record |= {"songs": [asdict(made) for made in songs], "last over first": shares}
     if options.json:
         record["machine"] = machine(0.0, ("torch",))
-        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, record)
 
 
 if __name__ == "__main__":

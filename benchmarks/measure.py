@@ -10,7 +10,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -19,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from acestep.files import write_json
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,32 @@ class Row:
     times_products: float | None = None
 
 
+def compared(
+    *,
+    name: str,
+    ours_s: float,
+    peer: str,
+    peer_s: float,
+    flops: int,
+    peak: float,
+    error: float,
+    products_s: float | None = None,
+) -> Row:
+    """The row of these measurements; ``peak`` is the machine's in FLOP/s."""
+    return Row(
+        name=name,
+        ours_s=ours_s,
+        peer=peer,
+        peer_s=peer_s,
+        ratio=peer_s / ours_s,
+        flops=flops,
+        share_of_peak=flops / ours_s / peak,
+        error=error,
+        products_s=products_s,
+        times_products=ours_s / products_s if products_s else None,
+    )
+
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 """``cpu`` counts the work of all threads, and is what other programs disturb less."""
 
@@ -59,6 +87,14 @@ def pairings(peer: str, compiled: bool) -> list[tuple[str, str]]:
     """The end of our row's name, and its peer: as written, and ``compiled`` each form of ours beside each of theirs."""
     forms = ("", COMPILED) if compiled else ("",)
     return [(ours, peer + theirs) for ours in forms for theirs in forms]
+
+
+def in_forms(
+    peer: str, ours: Callable[[bool], Made], theirs: Callable[[bool], Made], compiled: bool
+) -> dict[str, Made]:
+    """What ours and theirs make, by the names of :func:`pairings`; both are told whether to compile."""
+    made = {"": ours(False), peer: theirs(False)}
+    return made | ({COMPILED: ours(True), peer + COMPILED: theirs(True)} if compiled else {})
 
 
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:

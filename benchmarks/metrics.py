@@ -20,7 +20,17 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from acestep.evaluation.fad import frechet_distance
 from acestep.evaluation.gaussian import Moments
 from acestep.evaluation.kad import kid
-from benchmarks.measure import CLOCKS, Row, add_timing, best_seconds, count_flops, machine, matmul_peak, report
+from benchmarks.measure import (
+    CLOCKS,
+    Row,
+    add_timing,
+    best_seconds,
+    compared,
+    count_flops,
+    machine,
+    matmul_peak,
+    report,
+)
 
 PACKAGES = ("torch", "torchmetrics", "scipy")
 
@@ -85,15 +95,8 @@ def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], floa
     error = abs(pairing.ours() - pairing.theirs())
     ours_s, peer_s = best_seconds(pairing.ours, pairing.theirs, rounds=rounds, clock=clock)
     flops = count_flops(pairing.ours)
-    return Row(
-        name=pairing.name,
-        ours_s=ours_s,
-        peer=pairing.peer,
-        peer_s=peer_s,
-        ratio=peer_s / ours_s,
-        flops=flops,
-        share_of_peak=flops / ours_s / peak,
-        error=error,
+    return compared(
+        name=pairing.name, ours_s=ours_s, peer=pairing.peer, peer_s=peer_s, flops=flops, peak=peak, error=error
     )
 
 

@@ -7,7 +7,6 @@ steps; their losses are compared. Times are processor time, so that other progra
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check
 from acestep.data import EpochBatches
 from acestep.data.preprocess import Preprocess
+from acestep.files import write_json
 from acestep.synth import write_world
 from acestep.training.data import LatentData
 from acestep.training.dit import latents
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         where = {**machine(0.0, PACKAGES), "experiment": options.experiment}
         del where["peak_flops"]  # no part in a ratio
-        options.json.write_text(json.dumps({"machine": where, **asdict(found)}, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, {"machine": where, **asdict(found)})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+from acestep.files import write_json
 from acestep.flow.noise import song_generators
 from acestep.planner import prompts
 from acestep.planner.begin import Scratch
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = machine(0.0, PACKAGES)
         del where["peak_flops"]  # no part in a ratio
         record = {"machine": where, "clock": options.clock, "once_s": once, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, record)
 
 
 if __name__ == "__main__":

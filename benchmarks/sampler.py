@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
@@ -25,11 +24,12 @@ from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (
     CLOCKS,
-    COMPILED,
     Row,
     add_timing,
     best_seconds,
+    compared,
     count_flops,
+    in_forms,
     machine,
     matmul_peak,
     pairings,
@@ -99,8 +99,8 @@ def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float], co
     noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator)
     sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
 
-    def ours(compiled: bool) -> Tensor:
-        return sampler(network.generation(compiled), noise, conditions, null)
+    def ours(compiled: bool) -> Callable[[], Tensor]:
+        return lambda: sampler(network.generation(compiled), noise, conditions, null)
 
     def theirs(compiled: bool) -> Callable[[], Tensor]:
         peer = diffusers_dit(network)
@@ -108,25 +108,21 @@ def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float], co
             layer.compile()
         return lambda: euler(peer, noise, conditions, null, case.steps)
 
-    tasks: dict[str, Callable[[], Any]] = {"": partial(ours, False), PEER: theirs(False)}
-    if compiled:
-        tasks |= {COMPILED: partial(ours, True), PEER + COMPILED: theirs(True)}
+    tasks: dict[str, Callable[[], Any]] = {**in_forms(PEER, ours, theirs, compiled)}
     made = {name: task() for name, task in tasks.items()}
     tasks[PRODUCTS] = products(network, case)
     seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
     flops = count_flops(tasks[""])
     return [
-        Row(
+        compared(
             name=case.name + form,
             ours_s=seconds[form],
             peer=peer,
             peer_s=seconds[peer],
-            ratio=seconds[peer] / seconds[form],
             flops=flops,
-            share_of_peak=flops / seconds[form] / peak,
+            peak=peak,
             error=float((made[form] - made[peer]).abs().max()),
             products_s=seconds[PRODUCTS],
-            times_products=seconds[form] / seconds[PRODUCTS],
         )
         for form, peer in pairings(PEER, compiled)
     ]

@@ -21,7 +21,18 @@ from acestep.models.acestep import AceStep
 from acestep.training.flops import StepCost
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
-from benchmarks.measure import CLOCKS, COMPILED, Row, add_timing, best_seconds, machine, matmul_peak, pairings, report
+from benchmarks.measure import (
+    CLOCKS,
+    Row,
+    add_timing,
+    best_seconds,
+    compared,
+    in_forms,
+    machine,
+    matmul_peak,
+    pairings,
+    report,
+)
 from benchmarks.sampler import PEER, SIZES, TOKENS, Case, diffusers_dit, random_conditions
 
 PACKAGES = ("torch", "diffusers", "peft")
@@ -60,22 +71,19 @@ def compare(
             layer.compile()
         return _steps(model, lambda x, t, c: model(x, t, t, c.states, c.context, return_dict=False)[0], batch)
 
-    loops = {"": ours(False), PEER: theirs(False)}
-    if compiled:
-        loops |= {COMPILED: ours(True), PEER + COMPILED: theirs(True)}
+    loops = in_forms(PEER, ours, theirs, compiled)
     losses = {name: [next(steps) for _ in range(2)] for name, steps in loops.items()}
     tasks = [partial(next, steps) for steps in loops.values()]
     seconds = dict(zip(loops, best_seconds(*tasks, rounds=rounds, clock=clock), strict=True))
     flops = int(StepCost(network)((case.batch, batch[0].shape[1]), TOKENS))
     return [
-        Row(
+        compared(
             name=f"{kind} {replace(case, steps=1).name}{form}",
             ours_s=seconds[form],
             peer=peer,
             peer_s=seconds[peer],
-            ratio=seconds[peer] / seconds[form],
             flops=flops,
-            share_of_peak=flops / seconds[form] / peak,
+            peak=peak,
             error=max(abs(a - b) for a, b in zip(losses[form], losses[peer], strict=True)),
         )
         for form, peer in pairings(PEER, compiled)

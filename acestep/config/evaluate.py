@@ -63,7 +63,7 @@ def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: R
         pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
         pipeline = replace(pipeline, compiled=settings["compile"])
         sampler = build_sampler(settings, pipeline.sampler)
-        decoders = _names(settings, "autoencoder") if settings["autoencoder"] else []
+        decoders = _names(settings, "autoencoder")
         heard = {one: evaluation(pipeline.with_autoencoder(one), sampler, out, ranks) for one in decoders}
         found[name] = _side_by_side(heard, "autoencoder") if heard else evaluation(pipeline, sampler, out, ranks)
     return _side_by_side(found, "weights")
@@ -86,15 +86,15 @@ def _bytes_of(recording: Path | None) -> str:
 
 def _hashed(settings: Mapping[str, Any]) -> str:
     found = [fingerprint(name) for name in _names(settings)]
-    if settings["autoencoder"]:
-        with named_by("autoencoder"):
-            found += [fingerprint(name) for name in _names(settings, "autoencoder")]
+    with named_by("autoencoder"):
+        found += [fingerprint(name) for name in _names(settings, "autoencoder")]
     return ", ".join(found)
 
 
 def _names(settings: Mapping[str, Any], key: str = "weights") -> list[str]:
-    """The checkpoints, in their order."""
-    return settings[key] if isinstance(settings[key], list) else [settings[key]]
+    """The checkpoints, in their order; none where there is no such setting."""
+    value = settings[key]
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _own_device(device: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from acestep.assembly import check_device
 from acestep.audio import read_audio
 from acestep.config.planning import find_language_model
-from acestep.files import atomic
+from acestep.files import write_json
 from acestep.pipeline import Pipeline
 from acestep.planner.decoding import Decoding
 from acestep.planner.hints import audio_codes
@@ -40,8 +39,7 @@ def describe(options: argparse.Namespace) -> int:
     for file, said in found.items():
         sys.stdout.write(f"# {file}\n{yaml.safe_dump(said, allow_unicode=True, sort_keys=False)}")
     if options.json:
-        with atomic(options.json) as aside:
-            aside.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(options.json, found)
     return 0
 
 

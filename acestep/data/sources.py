@@ -41,17 +41,19 @@ _SECTION = re.compile(r"^\[[^\]\n]+\]\s*$", re.MULTILINE)
 _ANGLE = re.compile(r"<([A-Z_]+)>(.*?)(?=</?[A-Z_]+>|\Z)", re.DOTALL)
 
 
-def find_songs(folder: str | Path) -> list[Path]:
+def find_songs(folder: str | Path, key: str = "source") -> list[Path]:
     """Every audio file under ``folder``, sorted by path; links are followed, hidden files and folders left out.
+
+    ``key`` is what names the folder in messages.
 
     A folder that may not be read is among them: it too is to be told of.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"source={folder}: not a folder; name the folder that holds the songs")
+        raise ValueError(f"{key}={folder}: not a folder; name the folder that holds the songs")
     found = sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
     if not found:
-        raise ValueError(f"source={folder}: no audio file in it; put songs there ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{key}={folder}: no audio file in it; put songs there ({', '.join(sorted(SUFFIXES))})")
     return found
 
 

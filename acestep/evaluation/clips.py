@@ -149,12 +149,16 @@ class ClipStore:
 
     def _reconstruction(self, clip: Clip) -> Audio:
         """As much of the recording as the song is long, through the autoencoder."""
-        assert clip.prompt.recording is not None
-        recording = read_sound(clip.prompt.recording)
-        samples = recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)]
-        posterior = self.pipeline.encode(Audio(samples, recording.sample_rate))
+        posterior = self.pipeline.encode(begun(clip))
         decoded = self.pipeline.decode(posterior.mean)[0].cpu()
         return Audio(decoded, self.pipeline.autoencoder.sample_rate, clip.prompt.song)
+
+
+def begun(clip: Clip) -> Audio:
+    """As much of the prompt's recording as its song is long."""
+    assert clip.prompt.recording is not None
+    recording = read_sound(clip.prompt.recording)
+    return replace(recording, samples=recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)])
 
 
 def _keep(clip: Clip, audio: Audio, listen: Listen | None) -> None:

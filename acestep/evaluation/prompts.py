@@ -67,7 +67,7 @@ class FolderPrompts:
     def load(self, lengths: Lengths) -> list[Prompt]:
         """One prompt for each recording."""
         root = Path(self.path)
-        found = songs_in(root, "eval.prompts.path")
+        found = find_songs(root, "eval.prompts.path")
         return [self._prompt(file, root, lengths) for file in found[: self.limit or len(found)]]
 
     def _prompt(self, file: Path, root: Path, lengths: Lengths) -> Prompt:
@@ -160,14 +160,6 @@ class ListPrompts:
         if recording is not None and not recording.is_file():
             raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {recording}: no such recording")
         return Prompt(id=name, song=song, recording=recording)
-
-
-def songs_in(folder: Path, key: str) -> list[Path]:
-    """Every recording in ``folder``, which ``key`` names."""
-    try:
-        return find_songs(folder)
-    except ValueError as error:
-        raise ValueError(f"{key}={str(error).removeprefix('source=')}") from error
 
 
 def _check_whole(key: str, value: Any, least: int | None = None) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.audio import Audio, read_audio
+from acestep.audio import Audio
 from acestep.data.encode import fitted
 from acestep.evaluation.cells import Cell
-from acestep.evaluation.clips import Clip, ClipStore
+from acestep.evaluation.clips import Clip, ClipStore, begun
 from acestep.evaluation.hearing import HearingStore
 from acestep.evaluation.prompts import PromptSource
 from acestep.evaluation.ranks import Ranks
@@ -116,7 +116,7 @@ class ReconstructionStudy:
         scoring.hear([clip for made in sets.values() for clip in made], ranks)
         ranks.wait()
         rows = {label: list(scoring.rows(made)) for label, made in sets.items()}
-        measured = list(reconstruct(pipeline, (_begun(clip) for clip in clips)))
+        measured = list(reconstruct(pipeline, map(begun, clips)))
         rows[REBUILT] = [
             replace(row, scores=row.scores | _named(song)) for row, song in zip(rows[REBUILT], measured, strict=True)
         ]
@@ -125,9 +125,8 @@ class ReconstructionStudy:
             fingerprint=store.fingerprint,
             sampler="none: recordings through the autoencoder",
             cells={label: {"song": label} for label in sets},
-            left_out=left_out,
             references=len(recordings),
-            **told_of({name: scorer for name, scorer in scorers.items() if name not in left_out}),
+            **told_of(scorers, left_out),
         )
         distances = {label: scoring.sets(made, rows[label]) for label, made in sets.items()}
         results = Results(setting, [row for found in rows.values() for row in found], distances)
@@ -142,13 +141,6 @@ def _named(song: Mapping[str, float]) -> dict[str, float]:
 def _as_it_is(clip: Clip) -> Clip:
     assert clip.prompt.recording is not None
     return replace(clip, cell=Cell(ORIGINAL, {}, None), key=f"{clip.key} as it is", path=clip.prompt.recording)
-
-
-def _begun(clip: Clip) -> Audio:
-    """As much of the recording as its song is long."""
-    assert clip.prompt.recording is not None
-    recording = read_audio(clip.prompt.recording)
-    return replace(recording, samples=recording.samples[:, : round(clip.prompt.song.seconds * recording.sample_rate)])
 
 
 def _summary(results: Results, measured: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 
 from acestep.audio import Audio
 from acestep.data.settings import SETTINGS_FILE, autoencoder_settings
+from acestep.data.sources import find_songs
 from acestep.data.store import LatentStore
-from acestep.evaluation.prompts import songs_in
 from acestep.evaluation.ranks import Ranks
 from acestep.pipeline import Pipeline
 
@@ -24,7 +24,7 @@ def reference_recordings(path: str, pipeline: Pipeline, out: Path, ranks: Ranks)
     """
     root = Path(path)
     if not (root / SETTINGS_FILE).is_file():
-        found = songs_in(root, "eval.reference")
+        found = find_songs(root, "eval.reference")
         if len(found) < 2:
             raise ValueError(f"eval.reference={path}: fewer than 2 recordings there; name a folder of songs or a store")
         return found

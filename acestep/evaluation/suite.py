@@ -101,9 +101,8 @@ class Evaluation:
             fingerprint=store.fingerprint,
             sampler=repr(sampler),
             cells={cell.label: cell.settings for cell in cells},
-            left_out=left_out,
             references=len(references),
-            **told_of({name: scorer for name, scorer in scorers.items() if name not in left_out}),
+            **told_of(scorers, left_out),
         )
         halves = {cell.label: scoring.halves(clips[cell.label]) for cell in cells}
         return Results(settings, [row for found in rows.values() for row in found], sets, halves)
@@ -124,9 +123,11 @@ class Evaluation:
         return {label: store.settled(clips) for label, clips in planned.items()}
 
 
-def told_of(scorers: Mapping[str, Scorer]) -> dict[str, Any]:
-    """What a :class:`Setting` says of ``scorers``: who listens, what a guess scores, which values are good."""
+def told_of(scorers: Mapping[str, Scorer], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """What a :class:`Setting` says of scorers: who listens, what a guess scores, which values are good, who is out."""
+    scorers = {name: scorer for name, scorer in scorers.items() if name not in left_out}
     return {
+        "left_out": left_out,
         "ears": {name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
         "chance": {name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
         "goals": {name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},

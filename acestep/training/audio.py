@@ -99,10 +99,7 @@ class AudioData(SongStream):
         super().__init__(config.batch_size, config.workers, seed)
         self.config = config
         folder = Path(config.path)
-        try:
-            paths = find_songs(folder)
-        except ValueError as error:
-            raise ValueError(str(error).replace("source=", "data.path=", 1)) from error
+        paths = find_songs(folder, "data.path")
         if config.held_out >= len(paths):
             raise ValueError(f"data.held_out={config.held_out}: {folder} has {len(paths)} audio files; hold out fewer")
         names = {path: path.relative_to(folder).as_posix() for path in paths}

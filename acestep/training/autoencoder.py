@@ -155,8 +155,7 @@ class AutoencoderModule(Trained):
 
     def on_validation_epoch_end(self) -> None:
         """Mean and spread of all latents of the held-out pieces."""
-        sums = self.trainer.strategy.reduce(self.moments.float().to(self.device), reduce_op="sum").cpu().double()
-        count, total, squares = sums
+        count, total, squares = self.of_all_ranks(self.moments.float()).double()
         mean = total / count
         self.note("latent_mean", float(mean))
         self.note("latent_std", float((squares / count - mean.square()).clamp(min=0).sqrt()))

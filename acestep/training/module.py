@@ -73,6 +73,10 @@ class Trained(LightningModule):
         """Held-out ``songs`` as the model makes them now, each as long as it can be; the first rank's count."""
         raise NotImplementedError
 
+    def of_all_ranks(self, sums: Tensor) -> Tensor:
+        """The sums of all processes together, on the CPU; ``sums`` stay as they are."""
+        return self.trainer.strategy.reduce(sums.to(self.device, copy=True), reduce_op="sum").cpu()
+
     def step_of(self, loss: PartLoss, examples: int) -> dict[str, Any]:
         """What ``training_step`` returns for a loss in parts."""
         parts = {"loss": (loss.total.detach(), loss.count.detach())}

@@ -56,16 +56,13 @@ class TokenizerModule(Trained):
 
     def on_validation_epoch_end(self) -> None:
         """How much of all held-out frames the round trip explains, and how they use the codes."""
-        error, squares, frames, *sums = self._of_all(self.moments.float()).double()
+        error, squares, frames, *sums = self.of_all_ranks(self.moments.float()).double()
         variance = squares - torch.stack(sums).square().sum() / frames
         self.note("explained_variance", float(1.0 - error / variance.clamp(min=FLOOR)))
-        for name, value in code_use(self._of_all(self.counts)).items():
+        for name, value in code_use(self.of_all_ranks(self.counts)).items():
             self.note(f"code_{name}", value)
         self.counts.zero_()
         self.moments.zero_()
-
-    def _of_all(self, sums: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(sums.to(self.device, copy=True), reduce_op="sum").cpu()
 
     def _loss(self, clean: Float[Tensor, "b t c"], batch: LatentBatch) -> tuple[PartLoss, Tensor]:
         quantized, codes = self.network.tokenizer(self._filled(clean, batch.frame_mask), self.silence.to(clean))
