@@ -6,11 +6,13 @@ Shapes: B batch, L positions, K key positions, H width, N query heads, D width o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -184,9 +186,27 @@ def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
 def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
     """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
     cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
-    half = x.shape[-1] // 2
-    signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-    return torch.addcmul(x * cos, x.roll(half, dims=-1), signed)
+    return cast(Tensor, Rotation.apply(x, cos, sin))
+
+
+class Rotation(torch.autograd.Function):
+    """``rotate`` with its gradient, which is turned the other way: less is written than torch would by itself."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turned by the angles of which these are cosine and sine."""
+        ctx.save_for_backward(cos, sin)
+        half = x.shape[-1] // 2
+        turned = x * cos
+        turned[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+        turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
+        return turned
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of ``x``; the table's have none."""
+        cos, sin = ctx.saved_tensors
+        return cast(Tensor, Rotation.apply(gradients[0], cos, -sin)), None, None
 
 
 def attend(
@@ -206,6 +226,8 @@ def attend(
 
 MIN_BLOCK = 64
 """Queries that are worth a matrix product of their own."""
+CPU_BLOCK = 32
+"""Queries of a block on a processor: as many as its kernel takes at once, since more blocks cost nothing there."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +250,7 @@ class Band:
     @classmethod
     def over(cls, length: int, window: int, valid: Bool[Tensor, "b l"] | None, like: Tensor) -> Band:
         """The band over ``length`` positions, of which those that are not ``valid`` are hidden as keys."""
-        block = min(max(window, MIN_BLOCK), length)
+        block = min(CPU_BLOCK if like.device.type == "cpu" else max(window, MIN_BLOCK), length)
         blocks = -(-length // block)
         if valid is None:
             valid = torch.ones(1, length, dtype=torch.bool, device=like.device)
@@ -248,18 +270,29 @@ class Band:
         songs, length = q.shape[:2]
         blocks, block = self.bias.shape[1], self.bias.shape[3]
         short = blocks * block - length
-        k, near = (self._near(F.pad(x, (0, 0, 0, 0, self.window, short + self.window)), block) for x in (k, v))
-        q = F.pad(q, (0, 0, 0, 0, 0, short)).unflatten(1, (blocks, block)).flatten(0, 1)
-        out = attend(q, k, near, self.bias.expand(songs, -1, -1, -1, -1).flatten(0, 1))  # (B*M, Q, N*D)
-        out = out.unflatten(0, (songs, blocks)).flatten(1, 2)[:, :length]
+        seen = block + 2 * self.window
+        near_k, near_v = (extended(x, self.window, short + self.window).unfold(1, seen, block) for x in (k, v))
+        parts = (
+            extended(q, 0, short).unflatten(1, (blocks, block)),  # (B, M, Q, N, D)
+            near_k.movedim(-1, 2),  # (B, M, K, G, D)
+            near_v.movedim(-1, 2),
+            self.bias.expand(songs, -1, -1, -1, -1),  # (B, M, 1, Q, K)
+        )
+        if q.device.type == "cpu":  # whose kernel reads the blocks of a song, which overlap, from where they are
+            out = torch.stack([attend(*song) for song in zip(*parts, strict=True)])
+        else:
+            out = attend(*(part.flatten(0, 1) for part in parts)).unflatten(0, (songs, blocks))
+        out = out.flatten(1, 2)[:, :length]
         if self.lost is None:
             return out
         mean = v.mean(1, keepdim=True).repeat_interleave(q.shape[2] // v.shape[2], dim=2).flatten(2)
         return torch.where(self.lost[..., None], mean, out)
 
-    def _near(self, x: Float[Tensor, "b p g d"], block: int) -> Float[Tensor, "bm k g d"]:
-        """For each block the padded positions that it sees."""
-        return x.unfold(1, block + 2 * self.window, block).movedim(-1, 2).flatten(0, 1)
+
+def extended(x: Float[Tensor, "b l g d"], before: int, after: int) -> Float[Tensor, "b p g d"]:
+    """``x`` with so many positions of zeros on either side."""
+    zeros = x.new_zeros(len(x), 1, *x.shape[2:])
+    return torch.cat([zeros.expand(-1, before, -1, -1), x, zeros.expand(-1, after, -1, -1)], dim=1)
 
 
 Mask = Float[Tensor, "*#b #l k"] | Band | None

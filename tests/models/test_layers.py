@@ -11,6 +11,7 @@ from networks import TINY, network, normal, random_conditions
 from acestep.models.conditioner import by_song, pack
 from acestep.models.dit import sinusoid
 from acestep.models.layers import (
+    CPU_BLOCK,
     FULL,
     SLIDING,
     Attention,
@@ -56,7 +57,7 @@ def test_a_band_holds_nothing_of_the_square_of_the_length() -> None:
         assert isinstance(band, Band)
         return band.bias.numel()
 
-    assert largest(64 * 40) == 10 * largest(64 * 4) == 64 * 40 * (64 + 2 * 32)
+    assert largest(64 * 40) == 10 * largest(64 * 4) == 64 * 40 * (CPU_BLOCK + 2 * 32)
 
 
 @pytest.mark.parametrize(("length", "window"), [(3, 2), (3, 7), (100, None)])
@@ -91,6 +92,13 @@ def test_rotation_depends_on_distance_only() -> None:
     for offset in (-3, 0, 5):
         diagonal = scores.diagonal(offset)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+
+
+def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    table = rotary_table(5, 8, 100.0, x)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, table), x.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, table), x)
 
 
 def test_norm_computes_in_float32_and_keeps_the_dtype() -> None:
