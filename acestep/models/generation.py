@@ -9,6 +9,7 @@ Shapes: B songs, S patches, H width; G songs under all conditions at once, one c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from acestep.models.dit import DiT, DiTLayer
-from acestep.models.layers import Mask, RMSNorm, Rotary, SwiGLU, attend, hide
+from acestep.models.layers import Mask, RMSNorm, Rotary, SwiGLU, attend, hide, rotate, turned, weighted
 from acestep.types import Conditions
 
 ROWS = 2048
@@ -134,11 +135,16 @@ class Memory:
         """How many."""
         return len(self.keys)
 
-    def __call__(self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice) -> Float[Tensor, "n s h"]:
+    def __call__(
+        self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice, scratch: Scratch
+    ) -> Float[Tensor, "n s h"]:
         """What patches ``x`` of ``songs`` hear."""
-        q = layer.cross_attn.queries(layer.cross_attn_norm(x))
+        attention = layer.cross_attn
+        y = scratch.unit(layer.cross_attn_norm, x).mul_(layer.cross_attn_norm.weight)
+        q = scratch.of(attention.q_proj, y, "queries").unflatten(-1, (-1, attention.head_dim))
         mask = None if self.mask is None else self.mask[songs]
-        return layer.cross_attn.o_proj(attend(q, self.keys[songs], self.values[songs], mask))
+        heard = attend(attention.q_norm(q), self.keys[songs], self.values[songs], mask)
+        return scratch.of(attention.o_proj, heard, "heard")
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,9 @@ class Constant:
         """How many."""
         return len(self.answer)
 
-    def __call__(self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice) -> Float[Tensor, "n 1 h"]:
+    def __call__(
+        self, layer: DiTLayer, x: Float[Tensor, "n s h"], songs: slice, scratch: Scratch
+    ) -> Float[Tensor, "n 1 h"]:
         """What any patch of ``songs`` hears."""
         return self.answer[songs]
 
@@ -190,15 +198,16 @@ def _evaluated(
     attention, songs = layer.self_attn, branches[0].songs
 
     def project(block: Block) -> tuple[Tensor, ...]:
-        y = _prepared(x[block], layer.self_attn_norm, shift, scale)
-        cos, sin = rotary
-        turn = cos[block[1]], sin[block[1]]
-        return attention.queries(y, turn), *attention.keys_values(y, turn)
+        y = _prepared(x[block], layer.self_attn_norm, shift, scale, scratch)
+        turn = rotary[0][block[1]], rotary[1][block[1]]
+        q = scratch.heads(attention.q_proj, attention.q_norm, y, turn, "queries")
+        k = scratch.heads(attention.k_proj, attention.k_norm, y, turn, "keys")
+        return q, k, attention.v_proj(y).unflatten(-1, (-1, attention.head_dim))
 
     q, k, v = _by_blocks(project, x)
     heard = attend(q, k, v, mask)
     for block in _blocks(x):
-        x[block].addcmul_(gate, attention.o_proj(heard[block]))
+        x[block].addcmul_(gate, scratch.of(attention.o_proj, heard[block], "heard"))
     if len(x) < songs * len(branches):
         x = x.repeat(len(branches), 1, 1)
     for block in _blocks(x):
@@ -207,8 +216,9 @@ def _evaluated(
             first, last = max(block[0].start, number * songs), min(block[0].stop, (number + 1) * songs)
             if first < last:
                 rows = slice(first - block[0].start, last - block[0].start)
-                y[rows] += answer(layer, y[rows], slice(first - number * songs, last - number * songs))
-        y.addcmul_(mlp_gate, _transformed(layer.mlp, _prepared(y, layer.mlp_norm, mlp_shift, mlp_scale), scratch))
+                y[rows] += answer(layer, y[rows], slice(first - number * songs, last - number * songs), scratch)
+        prepared = _prepared(y, layer.mlp_norm, mlp_shift, mlp_scale, scratch)
+        y.addcmul_(mlp_gate, _transformed(layer.mlp, prepared, scratch))
     return x
 
 
@@ -238,23 +248,23 @@ def _compiling() -> Iterator[None]:
             ) from error
 
 
-def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:
+def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor, scratch: Scratch) -> Tensor:
     """``modulated(norm(x), shift, scale)`` in fewer turns."""
-    y = norm.unit(x)
+    y = scratch.unit(norm, x)
     return torch.addcmul(shift, y, norm.weight * (1 + scale), out=y)
 
 
 def _transformed(mlp: SwiGLU, x: Tensor, scratch: Scratch) -> Tensor:
     """``mlp(x)``, written over what nobody needs again."""
     gate, up = scratch.of(mlp.gate_proj, x, "gate"), scratch.of(mlp.up_proj, x, "up")
-    return mlp.down_proj(F.silu(gate, inplace=True).mul_(up))
+    return scratch.of(mlp.down_proj, F.silu(gate, inplace=True).mul_(up), "heard")
 
 
 class Scratch:
-    """Memory that layer after layer writes its largest products to.
+    """Memory that layer after layer writes to what is large and soon forgotten.
 
-    Torch asks the system for it and hands it back every time, and a processor then fills it page by page: with more
-    effort than all norms together. An accelerator's is kept by torch.
+    Torch asks the system for it and hands it back every time, and a processor then fills it page by page, far from its
+    cache: with more effort than all norms together. An accelerator's is kept by torch.
     """
 
     def __init__(self) -> None:
@@ -263,14 +273,38 @@ class Scratch:
     def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
         """``linear(x)``, to be used before the next of that name is asked for."""
         plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter  # else adapted, or quantised
-        if not plain or linear.bias is not None or x.device.type != "cpu" or torch.compiler.is_compiling():
+        watched = linear._forward_hooks or linear._forward_pre_hooks
+        if not plain or watched or linear.bias is not None or not self._serves(x):
             return linear(x)
         rows, width = x.shape[0] * x.shape[1], linear.out_features
-        kept = self._kept.get(name)
-        if kept is None or kept.numel() < rows * width or kept.dtype != x.dtype:
-            kept = self._kept[name] = x.new_empty(rows * width)
-        out = kept[: rows * width].view(rows, width)
+        out = self._room(name, x, rows, width)
         return torch.mm(x.reshape(rows, -1), linear.weight.t(), out=out).view(*x.shape[:2], width)
+
+    def unit(self, norm: RMSNorm, x: Float[Tensor, "n s h"]) -> Float[Tensor, "n s h"]:
+        """``norm.unit(x)``, to be used before the next one is asked for."""
+        if not self._serves(x):
+            return norm.unit(x)
+        return torch.mul(x, norm.factor(x), out=self._room("unit", x, *x.shape))
+
+    def heads(
+        self, linear: nn.Linear, norm: RMSNorm, x: Float[Tensor, "n s h"], rotary: Rotary, name: str
+    ) -> Float[Tensor, "n s g d"]:
+        """The heads of ``linear(x)``, normalised and turned; to be used before the next of that name is asked for."""
+        heads = self.of(linear, x, name).unflatten(-1, (-1, norm.weight.shape[0]))
+        if not self._serves(x):
+            return rotate(norm(heads), rotary)
+        room = self._room(f"turned {name}", heads, *heads.shape)
+        return turned(heads.mul_(norm.factor(heads)), weighted(rotary, norm.weight), out=room)
+
+    @staticmethod
+    def _serves(x: Tensor) -> bool:
+        return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _room(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        kept, size = self._kept.get(name), math.prod(shape)
+        if kept is None or kept.numel() < size or kept.dtype != like.dtype:
+            kept = self._kept[name] = like.new_empty(size)
+        return kept[:size].view(shape)
 
 
 def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor, "g s h"]) -> tuple[Tensor, ...]:

@@ -73,9 +73,12 @@ class RMSNorm(nn.Module):
         """``x`` with mean square 1."""
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype)
-        # Torch has no kernel of its own for it there; a norm makes no square of ``x`` to be written and read again.
+        return (x * self.factor(x)).to(x.dtype)  # torch has no kernel of its own for it there
+
+    def factor(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b 1"]:
+        """What makes ``x``'s mean square 1; no square of ``x`` is written for it and read again."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        return (x * (norm.square() / x.shape[-1] + self.eps).rsqrt()).to(x.dtype)
+        return (norm.square() / x.shape[-1] + self.eps).rsqrt()
 
 
 class SwiGLU(nn.Module):
@@ -185,8 +188,23 @@ def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
 
 def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
     """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
+    return cast(Tensor, Rotation.apply(x, *rotary))
+
+
+def weighted(rotary: Rotary, weight: Float[Tensor, " d"]) -> Rotary:
+    """The table that turns ``x`` as ``rotary`` turns ``x * weight``."""
+    cos, sin = rotary
+    return cos * weight, sin * weight.roll(len(weight) // 2)
+
+
+def turned(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = None) -> Float[Tensor, "b l n d"]:
+    """``rotate`` without a gradient, into ``out`` where that is given."""
     cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
-    return cast(Tensor, Rotation.apply(x, cos, sin))
+    half = x.shape[-1] // 2
+    out = torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
 
 
 class Rotation(torch.autograd.Function):
@@ -196,11 +214,7 @@ class Rotation(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Turned by the angles of which these are cosine and sine."""
         ctx.save_for_backward(cos, sin)
-        half = x.shape[-1] // 2
-        turned = x * cos
-        turned[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
-        return turned
+        return turned(x, (cos, sin))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
