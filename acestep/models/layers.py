@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -73,12 +73,32 @@ class RMSNorm(nn.Module):
         """``x`` with mean square 1."""
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype)
-        return (x * self.factor(x)).to(x.dtype)  # torch has no kernel of its own for it there
+        return cast(Tensor, Unit.apply(x, self.factor(x.detach())))  # torch has no kernel of its own for it there
 
     def factor(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b 1"]:
         """What makes ``x``'s mean square 1; no square of ``x`` is written for it and read again."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         return (norm.square() / x.shape[-1] + self.eps).rsqrt()
+
+
+class Unit(torch.autograd.Function):
+    """``RMSNorm.unit`` with its gradient: in half the turns that torch would take by itself."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, factor: Tensor) -> Tensor:
+        """``x`` by what makes its mean square 1."""
+        y = (x * factor).to(x.dtype)
+        ctx.save_for_backward(y, factor)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of ``x``, through the factor too: what of ``gradient`` points along ``y`` is taken out."""
+        y, factor = ctx.saved_tensors
+        wide = gradient.to(factor.dtype)
+        along = (y * wide).sum(-1, keepdim=True) / -y.shape[-1]
+        return torch.addcmul(wide, y.to(factor.dtype), along).mul_(factor).to(gradient.dtype), None
 
 
 class SwiGLU(nn.Module):

@@ -94,6 +94,14 @@ def test_rotation_depends_on_distance_only() -> None:
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
 
 
+def test_a_norm_has_the_gradient_of_what_it_computes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(6, eps=0.1).double()
+    x = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
+    x[0, 0] = 0  # as padding is
+    assert torch.autograd.gradcheck(norm.unit, x.requires_grad_())
+
+
 def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
     x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     table = rotary_table(5, 8, 100.0, x)
