@@ -19,13 +19,12 @@ from acestep.models.layers import (
     Attention,
     Mask,
     RMSNorm,
-    Rotary,
     StackConfig,
     SwiGLU,
     attention_masks,
     hide,
-    rotary_table,
 )
+from acestep.models.rotary import Rotary, rotary_table
 from acestep.types import Conditions
 
 FREQUENCIES = 128

@@ -9,7 +9,6 @@ Shapes: B songs, S patches, H width; G songs under all conditions at once, one c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.models.dit import DiT, DiTLayer
-from acestep.models.layers import Mask, RMSNorm, Rotary, SwiGLU, attend, hide, rotate, turned, weighted
+from acestep.models.layers import Mask, RMSNorm, SwiGLU, attend, hide
+from acestep.models.rotary import Rotary
+from acestep.models.scratch import Scratch
 from acestep.types import Conditions
 
 ROWS = 2048
@@ -204,7 +205,7 @@ def _evaluated(
         k = scratch.heads(attention.k_proj, attention.k_norm, y, turn, "keys")
         return q, k, attention.v_proj(y).unflatten(-1, (-1, attention.head_dim))
 
-    q, k, v = _by_blocks(project, x)
+    q, k, v = _by_blocks(project, x, scratch)
     heard = attend(q, k, v, mask)
     for block in _blocks(x):
         x[block].addcmul_(gate, scratch.of(attention.o_proj, heard[block], "heard"))
@@ -260,54 +261,9 @@ def _transformed(mlp: SwiGLU, x: Tensor, scratch: Scratch) -> Tensor:
     return scratch.of(mlp.down_proj, F.silu(gate, inplace=True).mul_(up), "heard")
 
 
-class Scratch:
-    """Memory that layer after layer writes to what is large and soon forgotten.
-
-    Torch asks the system for it and hands it back every time, and a processor then fills it page by page, far from its
-    cache: with more effort than all norms together. An accelerator's is kept by torch.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
-        """``linear(x)``, to be used before the next of that name is asked for."""
-        plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter  # else adapted, or quantised
-        watched = linear._forward_hooks or linear._forward_pre_hooks
-        if not plain or watched or linear.bias is not None or not self._serves(x):
-            return linear(x)
-        rows, width = x.shape[0] * x.shape[1], linear.out_features
-        out = self._room(name, x, rows, width)
-        return torch.mm(x.reshape(rows, -1), linear.weight.t(), out=out).view(*x.shape[:2], width)
-
-    def unit(self, norm: RMSNorm, x: Float[Tensor, "n s h"]) -> Float[Tensor, "n s h"]:
-        """``norm.unit(x)``, to be used before the next one is asked for."""
-        if not self._serves(x):
-            return norm.unit(x)
-        return torch.mul(x, norm.factor(x), out=self._room("unit", x, *x.shape))
-
-    def heads(
-        self, linear: nn.Linear, norm: RMSNorm, x: Float[Tensor, "n s h"], rotary: Rotary, name: str
-    ) -> Float[Tensor, "n s g d"]:
-        """The heads of ``linear(x)``, normalised and turned; to be used before the next of that name is asked for."""
-        heads = self.of(linear, x, name).unflatten(-1, (-1, norm.weight.shape[0]))
-        if not self._serves(x):
-            return rotate(norm(heads), rotary)
-        room = self._room(f"turned {name}", heads, *heads.shape)
-        return turned(heads.mul_(norm.factor(heads)), weighted(rotary, norm.weight), out=room)
-
-    @staticmethod
-    def _serves(x: Tensor) -> bool:
-        return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-    def _room(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        kept, size = self._kept.get(name), math.prod(shape)
-        if kept is None or kept.numel() < size or kept.dtype != like.dtype:
-            kept = self._kept[name] = like.new_empty(size)
-        return kept[:size].view(shape)
-
-
-def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor, "g s h"]) -> tuple[Tensor, ...]:
+def _by_blocks(
+    function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor, "g s h"], scratch: Scratch
+) -> tuple[Tensor, ...]:
     """What ``function`` makes of every block of ``x``, put together."""
     blocks = list(_blocks(x))
     if len(blocks) == 1:
@@ -315,7 +271,9 @@ def _by_blocks(function: Callable[[Block], tuple[Tensor, ...]], x: Float[Tensor,
     wholes: tuple[Tensor, ...] = ()
     for block in blocks:
         parts = function(block)
-        wholes = wholes or tuple(part.new_empty(*x.shape[:2], *part.shape[2:]) for part in parts)
+        wholes = wholes or tuple(
+            scratch.room(f"whole {number}", part, *x.shape[:2], *part.shape[2:]) for number, part in enumerate(parts)
+        )
         for whole, part in zip(wholes, parts, strict=True):
             whole[block] = part
     return wholes

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from acestep.models.rotary import Rotary, rotary_table, rotate
+
 SLIDING = "sliding_attention"
 FULL = "full_attention"
-
-Rotary = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,51 +198,6 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
-    """Cosine and sine (length, width) of every position's angles, computed in float32, in ``like``'s dtype."""
-    pairs = torch.arange(0, width, 2, device=like.device, dtype=torch.float32)
-    positions = torch.arange(length, device=like.device, dtype=torch.float32)
-    angles = torch.outer(positions, 1 / theta ** (pairs / width)).repeat(1, 2)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
-    """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
-    return cast(Tensor, Rotation.apply(x, *rotary))
-
-
-def weighted(rotary: Rotary, weight: Float[Tensor, " d"]) -> Rotary:
-    """The table that turns ``x`` as ``rotary`` turns ``x * weight``."""
-    cos, sin = rotary
-    return cos * weight, sin * weight.roll(len(weight) // 2)
-
-
-def turned(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = None) -> Float[Tensor, "b l n d"]:
-    """``rotate`` without a gradient, into ``out`` where that is given."""
-    cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
-    half = x.shape[-1] // 2
-    out = torch.mul(x, cos, out=out)
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
-
-
-class Rotation(torch.autograd.Function):
-    """``rotate`` with its gradient, which is turned the other way: less is written than torch would by itself."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turned by the angles of which these are cosine and sine."""
-        ctx.save_for_backward(cos, sin)
-        return turned(x, (cos, sin))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of ``x``; the table's have none."""
-        cos, sin = ctx.saved_tensors
-        return cast(Tensor, Rotation.apply(gradients[0], cos, -sin)), None, None
-
-
 def attend(
     q: Float[Tensor, "b l n d"], k: Float[Tensor, "b k g d"], v: Float[Tensor, "b k g d"], mask: Mask = None
 ) -> Float[Tensor, "b l n*d"]:
@@ -286,11 +241,9 @@ class Band:
         """The band over ``length`` positions, of which those that are not ``valid`` are hidden as keys."""
         block = min(CPU_BLOCK if like.device.type == "cpu" else max(window, MIN_BLOCK), length)
         blocks = -(-length // block)
+        can_lose = valid is not None
         if valid is None:
             valid = torch.ones(1, length, dtype=torch.bool, device=like.device)
-            can_lose = False
-        else:
-            can_lose = True
         keys = F.pad(valid, (window, blocks * block - length + window)).unfold(1, block + 2 * window, block)
         offset = torch.arange(block + 2 * window, device=like.device) - torch.arange(block, device=like.device)[:, None]
         visible = keys[:, :, None, :] & ((offset >= 0) & (offset <= 2 * window))  # (B, M, Q, K)
@@ -304,14 +257,10 @@ class Band:
         songs, length = q.shape[:2]
         blocks, block = self.bias.shape[1], self.bias.shape[3]
         short = blocks * block - length
-        seen = block + 2 * self.window
-        near_k, near_v = (extended(x, self.window, short + self.window).unfold(1, seen, block) for x in (k, v))
-        parts = (
-            extended(q, 0, short).unflatten(1, (blocks, block)),  # (B, M, Q, N, D)
-            near_k.movedim(-1, 2),  # (B, M, K, G, D)
-            near_v.movedim(-1, 2),
-            self.bias.expand(songs, -1, -1, -1, -1),  # (B, M, 1, Q, K)
-        )
+        near = (extended(x, self.window, short + self.window) for x in (k, v))
+        k, near_v = (x.unfold(1, block + 2 * self.window, block).movedim(-1, 2) for x in near)  # (B, M, K, G, D)
+        q = extended(q, 0, short).unflatten(1, (blocks, block))  # (B, M, Q, N, D)
+        parts = q, k, near_v, self.bias.expand(songs, -1, -1, -1, -1)
         if q.device.type == "cpu":  # whose kernel reads the blocks of a song, which overlap, from where they are
             out = torch.stack([attend(*song) for song in zip(*parts, strict=True)])
         else:
@@ -319,7 +268,7 @@ class Band:
         out = out.flatten(1, 2)[:, :length]
         if self.lost is None:
             return out
-        mean = v.mean(1, keepdim=True).repeat_interleave(q.shape[2] // v.shape[2], dim=2).flatten(2)
+        mean = v.mean(1, keepdim=True).repeat_interleave(q.shape[3] // v.shape[2], dim=2).flatten(2)
         return torch.where(self.lost[..., None], mean, out)
 
 

@@ -20,9 +20,8 @@ from acestep.models.layers import (
     attend,
     attention_masks,
     hide,
-    rotary_table,
-    rotate,
 )
+from acestep.models.rotary import rotary_table, rotate
 
 LIKE = torch.zeros(())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acestep.models.acestep import AceStep
 from acestep.models.conditioner import by_song
-from acestep.models.layers import rotary_table
+from acestep.models.rotary import rotary_table
 
 
 @pytest.mark.parametrize("path", cases("decoder"))
