@@ -124,6 +124,8 @@ def bench_memory(options: argparse.Namespace) -> int:
 
     if not 0 < options.seconds < float("inf"):
         raise ValueError(f"seconds={options.seconds:g}: need > 0")
+    if options.songs < 1:
+        raise ValueError(f"songs={options.songs}: need at least 1")
     for group in ("model", "experiment"):
         paths, asked = sorted((CONFIGS / group).glob("*.yaml")), getattr(options, group)
         known = [path.stem for path in paths if group == "model" or is_for(path, "train")]
@@ -136,7 +138,9 @@ def bench_memory(options: argparse.Namespace) -> int:
             build(composed("train", [f"model={options.model}"]).model), options.model, options.seconds
         )
     else:
-        lines = memory_table(options.weights, options.seconds, options.device, options.dtype, options.steps)
+        lines = memory_table(
+            options.weights, options.seconds, options.device, options.dtype, options.steps, options.songs
+        )
     for line in lines:
         print(line, flush=True)
     return 0

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from time import perf_counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from torch import Tensor
 
 from acestep.assembly import named_dtype
 from acestep.config.compose import composed
@@ -50,28 +53,39 @@ class Measured:
         peak: bytes at most: what torch held on a GPU, what the process used on a CPU.
         load: seconds until a song can be made.
         song: seconds that it took.
+        latents: what was made, in float32: [b, t, c].
     """
 
     weights: int
     peak: int
     load: float
     song: float
+    latents: NDArray[np.float32]
 
 
 def memory_table(
     weights: str, seconds: float, device: str = "auto", dtype: str = "auto", steps: int = 4, batch_size: int = 1
 ) -> Iterator[str]:
-    """A line for every mode: predicted and measured peaks for ``batch_size`` songs of ``seconds`` by ``weights``."""
+    """A line for every mode: predicted and measured peaks for ``batch_size`` songs of ``seconds`` by ``weights``.
+
+    The last two columns are the error: how far its latents are from those of ``full`` at most, and the root mean square
+    of that over theirs.
+    """
     where = machine(device, dtype)
     predicted = stages_of(open_checkpoint(weights), seconds, named_dtype(where["dtype"]), batch_size)
     yield f"{weights}, {batch_size} x {seconds:g} s, {steps} steps, {where['device']} {where['dtype']}; GiB, seconds"
-    yield f"{'mode':<14}{'weights':>9}{'predicted':>11}{'measured':>10}{'load':>8}{'song':>8}"
+    rest = f"{'load':>8}{'song':>8}{'largest':>10}{'relative':>10}"
+    yield f"{'mode':<14}{'weights':>9}{'predicted':>11}{'measured':>10}{rest}"
+    full: NDArray[np.float32] | None = None
     for mode in MODES:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(_measure, weights, mode, seconds, where, steps, batch_size).result()
         foreseen = predicted[mode].peak(mode.offloads)
         numbers = f"{found.weights / GIB:>9.2f}{foreseen / GIB:>11.2f}{found.peak / GIB:>10.2f}"
-        yield f"{mode.value:<14}{numbers}{found.load:>8.1f}{found.song:>8.1f}"
+        full = found.latents if full is None else full
+        apart = found.latents - full
+        error = f"{np.abs(apart).max():>10.2g}{np.linalg.norm(apart) / np.linalg.norm(full):>10.2g}"
+        yield f"{mode.value:<14}{numbers}{found.load:>8.1f}{found.song:>8.1f}{error}"
 
 
 def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str = "bfloat16") -> Iterator[str]:
@@ -130,6 +144,8 @@ def _measure(
     sampler = replace(pipeline.sampler, schedule=Linear(steps=steps))
     started = perf_counter()
     songs: Sequence[Song] = [Song(caption="a song", seconds=seconds, seed=seed) for seed in range(batch_size)]
-    for _ in pipeline.generate(songs, sampler, batch_size):
+    made: list[Tensor] = []
+    for _ in pipeline.generate(songs, sampler, batch_size, on_latents=lambda _, latents: made.append(latents)):
         pass
-    return Measured(weights=stored, peak=peak_memory(device), load=load, song=perf_counter() - started)
+    song, peak = perf_counter() - started, peak_memory(device)
+    return Measured(weights=stored, peak=peak, load=load, song=song, latents=torch.stack(made).float().cpu().numpy())

@@ -46,9 +46,9 @@ def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Be
     command = benches.add_parser(
         "memory",
         help="what each way of fitting a model into memory takes",
-        description="Make a song in every mode of infer.py's memory=..., each in a process of its own, and print peaks "
-        "and times beside what memory=auto predicts; with --model, predict for a published model without weights; with "
-        "--experiment, predict what each device of a training holds.",
+        description="Make songs in every mode of memory=..., each in a process of its own, and print peaks beside what "
+        "memory=auto predicts, times, and how far the latents are from those of memory=full; with --model, predict for "
+        "a published model without weights; with --experiment, predict what each device of a training holds.",
     )
     command.add_argument("--weights", default="micro", help="checkpoint to measure (default micro)")
     command.add_argument("--model", help="predict only, for a config of configs/model, such as xl_sft")
@@ -57,6 +57,7 @@ def bench_commands(commands: argparse._SubParsersAction, memory: Bench, data: Be
     command.add_argument(
         "--steps", type=int, default=4, help="sampler steps, which memory does not depend on (default 4)"
     )
+    command.add_argument("--songs", type=int, default=1, help="how many are made at a time (default 1)")
     command.add_argument("--device", default="auto", help="default: the GPU where there is one")
     command.add_argument("--dtype", default="auto", help="default: bfloat16 on a GPU, float32 on a CPU")
     command.set_defaults(command=memory)

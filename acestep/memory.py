@@ -232,12 +232,19 @@ def _activations(
     }
 
 
-def tensor_bytes(tensor: Any) -> int:
-    """Bytes of a tensor, or of the tensors that a quantised one is made of."""
+def stored_tensors(tensor: Any) -> Iterator[torch.Tensor]:
+    """``tensor`` itself, or the plain tensors that a quantised one is made of."""
     if hasattr(tensor, "__tensor_flatten__") and type(tensor) not in (torch.Tensor, nn.Parameter):
         names, _ = tensor.__tensor_flatten__()
-        return sum(tensor_bytes(getattr(tensor, name)) for name in names)
-    return tensor.numel() * tensor.element_size()
+        for name in names:
+            yield from stored_tensors(getattr(tensor, name))
+    else:
+        yield tensor
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes of a tensor, or of the tensors that a quantised one is made of."""
+    return sum(part.numel() * part.element_size() for part in stored_tensors(tensor))
 
 
 def _gib(size: float) -> str:

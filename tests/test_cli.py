@@ -75,6 +75,7 @@ def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
         (["synth", "{store}", "--songs", "0"], "songs=0"),
         (["foundation", "{store}", "--songs", "0"], "songs=0"),
         (["bench", "memory", "--seconds", "-5"], "seconds=-5"),
+        (["bench", "memory", "--songs", "0"], "songs=0: need at least 1"),
         (["bench", "memory", "--model", "foo"], "model=foo: not in configs/model"),
     ],
 )

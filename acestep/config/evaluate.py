@@ -60,7 +60,7 @@ def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: R
     where = machine(_own_device(settings["device"]), settings["dtype"])
     found = {}
     for name in _names(settings):
-        pipeline = Pipeline.from_pretrained(name, where["device"], where["dtype"], settings["padding"])
+        pipeline = Pipeline.from_pretrained(name, **where, padding=settings["padding"], memory=settings["memory"])
         pipeline = replace(pipeline, compiled=settings["compile"])
         sampler = build_sampler(settings, pipeline.sampler)
         decoders = _names(settings, "autoencoder")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from acestep.memory import Memory
 from acestep.song import shown
 
 
@@ -22,6 +23,9 @@ class Kind:
     def optional(self) -> Kind:
         """This, or null."""
         return Kind(f"{self.rule}, or null", lambda value: value is None or self.holds(value))
+
+
+FIXED = [mode.value for mode in Memory if mode is not Memory.auto]
 
 
 def _is_text(value: Any) -> bool:
@@ -46,6 +50,11 @@ CHECKPOINTS = Kind(
     lambda value: (
         _is_text(value) or (bool(value) and NAMES.holds(value) and len({str(name) for name in value}) == len(value))
     ),
+)
+
+FIXED_MEMORY = Kind(
+    f"need {', '.join(FIXED[:-1])} or {FIXED[-1]}; what is free at the moment must not decide what is measured",
+    lambda value: value in FIXED,
 )
 
 CALL = {
@@ -84,6 +93,7 @@ EVALUATION = {
     "reproduce": TEXT.optional(),
     "score": TEXT.optional(),
     "wandb": MAYBE_EMPTY,
+    "memory": FIXED_MEMORY,
     "compile": FLAG,
     "padding": TEXT.optional(),
     "device": TEXT,

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from acestep.memory import stored_tensors
+
 
 def finite_or_none(value: float) -> float | None:
     """``None`` for NaN and infinities: JSON's null."""
@@ -31,5 +33,9 @@ def digest_tensor(value: Tensor) -> str:
 
 
 def digest_module(module: nn.Module) -> str:
-    """SHA-256 over every parameter and buffer that a checkpoint of ``module`` would hold, by name."""
-    return digest(*(f"{name}={digest_tensor(value)}" for name, value in sorted(module.state_dict().items())))
+    """SHA-256 over every parameter and buffer that a checkpoint of ``module`` would hold, by name.
+
+    Of a quantised one it covers the tensors that it is stored as, so that every way of storing has a hash of its own.
+    """
+    hashes = {name: map(digest_tensor, stored_tensors(value)) for name, value in module.state_dict().items()}
+    return digest(*(f"{name}={','.join(parts)}" for name, parts in sorted(hashes.items())))

@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 from commands import call
 
+from acestep.audio import read_audio
+from acestep.config.keys import FIXED
+from acestep.evaluation.clips import fingerprint
+from acestep.evaluation.joined import read_results
+from acestep.pipeline import Pipeline
+
 pytestmark = pytest.mark.slow
 
 Captured = pytest.CaptureFixture[str]
@@ -48,3 +54,28 @@ def test_all_that_can_be_heard_is_and_what_is_missing_is_told_once(tiny: Path, t
     assert {"tempo", "key", "duration", "signal", "adherence"} <= heard
     assert "fad_mel" in told.out
     assert (tmp_path / "report.html").is_file()
+
+
+def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path: Path, capfd: Captured):
+    words = [*few(tiny), "eval.ceiling=false", "metrics.kad=null", "metrics.coverage=null", f"out={tmp_path}"]
+    paths, records = {}, {}
+    for mode in ("full", "int8"):
+        assert call("evaluate", *words, f"memory={mode}") == 0
+        paths[mode] = [row.path for row in read_results(tmp_path).rows]
+        records[mode] = json.loads((tmp_path / "run.json").read_text())
+    assert not set(paths["int8"]) & set(paths["full"])
+    assert [record["config"]["memory"] for record in records.values()] == list(records)
+    assert len({record["identity"] for record in records.values()}) == 2
+    full, int8 = ([read_audio(path).samples for path in paths[mode]] for mode in ("full", "int8"))
+    for song, near in zip(full, int8, strict=True):
+        assert 0 < (near - song).norm() / song.norm() < 0.1
+    capfd.readouterr()
+    assert call("evaluate", *words, "memory=auto") == 1
+    assert "error: memory=auto: need full, offload, int8, int8_offload or fp8; what is free" in capfd.readouterr().err
+
+
+def test_what_is_stored_otherwise_has_another_fingerprint(tiny: Path):
+    found = {mode: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
+    assert found["full"] == found["offload"], "offloading changes no number"
+    assert found["int8"] == found["int8_offload"]
+    assert len(set(found.values())) == 3

@@ -143,4 +143,6 @@ def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
 def test_the_bench_prints_a_line_a_mode(tiny: Path) -> None:
     lines = list(memory_table(str(tiny), 1.0, "cpu", steps=1))
     assert [line.split()[0] for line in lines[2:]] == ["full", "offload", "int8", "int8_offload", "fp8"]
+    full, offload, int8, int8_offload, fp8 = (float(line.split()[-1]) for line in lines[2:])
+    assert full == offload == 0 < int8 == int8_offload < fp8 < 0.1
     assert len(list(predicted_table(AceStepConfig(), "xl_sft", 60.0))) == len(lines)
