@@ -39,6 +39,19 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "share of peak" in capsys.readouterr().out
 
 
+def test_pipeline(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.json"
+    given = ["--sizes", "tiny", "--seconds", "0.6", "--batch", "2", "--steps", "3", "--rounds", "1"]
+    assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert [row["name"] for row in rows] == [f"tiny 0.6 s x 2, 3 steps, to {end}" for end in ("latents", "audio")]
+    for row in rows:
+        assert row["peer"] == "diffusers AceStepPipeline"
+        assert row["error"] < 1e-4
+        assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+    assert rows[0]["flops"] < rows[1]["flops"]
+
+
 def test_train(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     train.main(["--sizes", "tiny", "--seconds", "2", "--batch", "2", "--rounds", "1", "--json", str(file)])
@@ -51,16 +64,22 @@ def test_train(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["sampler", "train"])
-def test_compiled_rows(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "peer", "only"),
+    [
+        ("sampler", "diffusers DiT", ["--steps", "1"]),
+        ("pipeline", "diffusers AceStepPipeline", ["--steps", "1", "--until", "latents"]),
+        ("train", "diffusers DiT", ["--kinds", "lora"]),
+    ],
+)
+def test_compiled_rows(kind: str, peer: str, only: list[str], tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
-    only = ["--kinds", "lora"] if kind == "train" else ["--steps", "1"]
     given = ["--sizes", "tiny", "--seconds", "1", "--rounds", "1", "--json", str(file), *only]
     # In a process without the checks of shapes that tests run under, which the compiler does not take.
     subprocess.run([sys.executable, "-m", f"benchmarks.{kind}", *given, "--compiled"], cwd=ROOT, check=True)
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     peers = [(row["name"].endswith(", compiled"), row["peer"]) for row in rows]
-    assert peers == [(ours, peer) for ours in (False, True) for peer in ("diffusers DiT", "diffusers DiT, compiled")]
+    assert peers == [(ours, theirs) for ours in (False, True) for theirs in (peer, f"{peer}, compiled")]
     assert all(row["error"] < 1e-4 for row in rows)
 
 

@@ -1,0 +1,216 @@
+"""Our pipeline beside diffusers' whole ``AceStepPipeline``, words in and audio out: both from one folder of weights.
+
+``python -m benchmarks.pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are per batch.
+Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, Oobleck in tiles
+of 512 frames (which the peer can do, but has to be told), and bring the peak to -1 dBFS. A row that goes to latents
+leaves out the last two; one that goes to audio is, at few steps, mostly the time of Oobleck, which nobody compiles.
+
+The structure is the 2B family's, of one width, since the peer's condition encoder lacks the timbre token of XL. Text
+encoder and tokenizer are the micro world's, small on both sides; Oobleck is as narrow as the DiT beside XL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import AceStepPipeline
+from torch import Tensor
+
+from acestep.flow import APG, Sampler, Shifted
+from acestep.flow.noise import initial_noise
+from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
+from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.models.language import PAD
+from acestep.pipeline import Pipeline
+from acestep.types import Song
+from acestep.weights.checkpoint import Checkpoint, Lengths
+from acestep.weights.open import open_checkpoint
+from acestep.weights.save import save_checkpoint
+from benchmarks.measure import (
+    CLOCKS,
+    Row,
+    add_timing,
+    best_seconds,
+    compared,
+    count_flops,
+    in_forms,
+    machine,
+    matmul_peak,
+    pairings,
+    report,
+)
+from benchmarks.sampler import SCALE, SIZES, Case
+
+PEER = "diffusers AceStepPipeline"
+PACKAGES = ("torch", "diffusers", "transformers")
+TEXT = "micro_base"
+"""The checkpoint whose text encoder both read with."""
+LATENTS, AUDIO = "latents", "audio"
+SHIFT = 3.0
+SONG = Song(
+    caption="a calm folk song with acoustic guitar and a warm voice",
+    lyrics="[verse]\n" + 6 * "the river runs below the hill\nand I will wait until you will\n",
+    language="en",
+    bpm=100,
+    key="C major",
+    time_signature="3",
+)
+OOBLECK = {
+    "tiny": OobleckConfig(downsampling_ratios=(2, 4), channel_multiples=(1, 1), decoder_channels=4, sampling_rate=200),
+    "micro": OobleckConfig(decoder_channels=8),
+    "100m": OobleckConfig(decoder_channels=32),
+}
+
+
+def random_checkpoint(size: str) -> Checkpoint:
+    """A whole model of ``size`` with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    text = open_checkpoint(TEXT)
+    config = single_width(SIZES[size], int(text.network_config["text_hidden_dim"]))
+    network, autoencoder = AceStep(config), Oobleck(OOBLECK[size])
+    network.init_weights(generator)
+    autoencoder.init_weights(generator)
+    return Checkpoint(
+        name=size,
+        network_config={name: value for name, value in config.to_dict().items() if value is not None},
+        network=network.state_dict(),
+        silence=torch.randn(1, 1500, config.audio_acoustic_hidden_dim, generator=generator),
+        autoencoder_class="oobleck",
+        autoencoder_config=vars(OOBLECK[size]),
+        autoencoder=autoencoder.state_dict(),
+        text_encoder=text.text_encoder,
+        lengths=Lengths(min_seconds=0.2, max_seconds=600.0, default_seconds=30.0),
+    )
+
+
+def single_width(config: AceStepConfig, text_width: int) -> AceStepConfig:
+    """``config`` with a condition encoder of the DiT's width, as deep as published where there are as many layers.
+
+    Start values are as strong as in XL, so that what is read is heard.
+    """
+    depth = config.num_hidden_layers
+    return replace(
+        config,
+        **dict.fromkeys(ENCODER_SIZES),
+        num_lyric_encoder_hidden_layers=min(8, depth),
+        num_timbre_encoder_hidden_layers=min(4, depth),
+        text_hidden_dim=text_width,
+        fsq_dim=config.hidden_size,
+        initializer_range=config.hidden_size**-0.5,
+    )
+
+
+@dataclass(frozen=True)
+class Both:
+    """One case as both make it, from one folder of weights."""
+
+    case: Case
+    folder: Path
+    pipeline: Pipeline
+
+    @property
+    def songs(self) -> list[Song]:
+        """Those to make: the same words, each with noise of its own."""
+        wanted = replace(SONG, seconds=self.case.seconds)
+        return [self.pipeline.resolve(replace(wanted, seed=seed)) for seed in range(self.case.batch)]
+
+    def ours(self, until: str, compiled: bool) -> Callable[[], Tensor]:
+        """Our way to latents or audio."""
+        pipeline, songs = replace(self.pipeline, compiled=compiled), self.songs
+        sampler = Sampler(schedule=Shifted(steps=self.case.steps, shift=SHIFT), guidance=APG(scale=SCALE))
+
+        def make() -> Tensor:
+            pipeline.conditioner.text_encoder.to("cpu")  # forgets the words it read before, as the peer does
+            if until == LATENTS:
+                return torch.stack(pipeline.latents(songs, sampler))
+            return torch.stack([audio.samples for audio in pipeline.generate(songs, sampler, len(songs))])
+
+        return make
+
+    def theirs(self, until: str, compiled: bool) -> Callable[[], Tensor]:
+        """The peer's, from the same noise."""
+        peer = AceStepPipeline.from_pretrained(self.folder, dtype=torch.float32)
+        peer.tokenizer.pad_token = PAD
+        peer.set_progress_bar_config(disable=True)
+        peer.vae.enable_tiling()
+        for layer in peer.transformer.layers if compiled else ():
+            layer.compile()
+        songs = self.songs
+        frames, channels = round(self.case.seconds * peer.latents_per_second), peer.vae.config.decoder_input_channels
+
+        def make() -> Tensor:
+            (made,) = peer(
+                prompt=[song.caption for song in songs],
+                lyrics=[song.lyrics for song in songs],
+                vocal_language=SONG.language,
+                bpm=SONG.bpm,
+                keyscale=SONG.key,
+                timesignature=SONG.time_signature,
+                audio_duration=songs[0].seconds,
+                num_inference_steps=self.case.steps,
+                shift=SHIFT,
+                guidance_scale=SCALE,
+                latents=initial_noise((len(songs), frames, channels), [song.seed for song in songs]),
+                output_type="latent" if until == LATENTS else "pt",
+                return_dict=False,
+            )
+            return made
+
+        return make
+
+
+@torch.no_grad()
+def compare(
+    both: Both, until: str, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False
+) -> list[Row]:
+    """Both pipelines on one case, and through torch's compiler too where ``compiled``."""
+    tasks = in_forms(PEER, lambda form: both.ours(until, form), lambda form: both.theirs(until, form), compiled)
+    made = {name: task() for name, task in tasks.items()}
+    seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
+    flops = count_flops(tasks[""])
+    return [
+        compared(
+            name=f"{both.case.name}, to {until}{form}",
+            ours_s=seconds[form],
+            peer=peer,
+            peer_s=seconds[peer],
+            flops=flops,
+            peak=peak,
+            error=float((made[form] - made[peer]).abs().max()),
+        )
+        for form, peer in pairings(PEER, compiled)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every combination of the sizes, durations and batches asked for, as latents and as audio."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["micro"], help="default micro")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[30.0], help="of music (default 30)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
+    parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
+    parser.add_argument("--until", nargs="+", choices=(LATENTS, AUDIO), default=[LATENTS, AUDIO], help="default both")
+    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
+    add_timing(parser)
+    options = parser.parse_args(arguments)
+    clock = CLOCKS[options.clock]
+    peak = matmul_peak(clock=clock)
+    rows = []
+    for size in options.sizes:
+        with TemporaryDirectory() as place:
+            folder = save_checkpoint(random_checkpoint(size), Path(place) / size, "diffusers")
+            pipeline = Pipeline.from_pretrained(folder)
+            for seconds, batch, until in product(options.seconds, options.batch, options.until):
+                both = Both(Case(size=size, seconds=seconds, batch=batch, steps=options.steps), folder, pipeline)
+                rows += compare(both, until, options.rounds, peak, clock, options.compiled)
+    report(rows, machine(peak, PACKAGES), options.json)
+
+
+if __name__ == "__main__":
+    main()
