@@ -21,7 +21,7 @@ from acestep.files import write_json
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import peak_memory
 from acestep.models.acestep import AceStep
-from acestep.models.layers import SLIDING
+from acestep.models.attention import SLIDING
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 from benchmarks.measure import CLOCKS, add_timing, best_seconds, machine

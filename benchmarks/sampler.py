@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.models.acestep import AceStep, AceStepConfig
-from acestep.models.layers import FULL
+from acestep.models.attention import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (

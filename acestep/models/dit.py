@@ -15,15 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from acestep.models.layers import (
-    Attention,
-    Mask,
-    RMSNorm,
-    StackConfig,
-    SwiGLU,
-    attention_masks,
-    hide,
-)
+from acestep.models.attention import Mask, attention_masks, hide
+from acestep.models.layers import Attention, RMSNorm, StackConfig, SwiGLU
 from acestep.models.rotary import Rotary, rotary_table
 from acestep.types import Conditions
 

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep.models.attention import Mask, attend, hide
 from acestep.models.dit import DiT, DiTLayer
-from acestep.models.layers import Mask, RMSNorm, SwiGLU, attend, hide
+from acestep.models.layers import RMSNorm, SwiGLU
 from acestep.models.rotary import Rotary
 from acestep.models.scratch import Scratch
 from acestep.types import Conditions
@@ -46,7 +47,7 @@ class Generation:
         self.decoder = decoder
         self.compiled = compiled
         self._heard: dict[int, Heard] = {}
-        self._scratch = Scratch()
+        self._scratch = Scratch(decoder)
 
     @torch.no_grad()
     def __call__(
@@ -193,7 +194,7 @@ def _evaluated(
 
     Writes over ``x``.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or scratch.watched:
         x = x.clone()  # torch 2.11 makes wrong programs for several songs of any length, written over what is given
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = layer.modulations(modulation, x.dtype)
     attention, songs = layer.self_attn, branches[0].songs
@@ -258,7 +259,7 @@ def _prepared(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor, scratch: S
 def _transformed(mlp: SwiGLU, x: Tensor, scratch: Scratch) -> Tensor:
     """``mlp(x)``, written over what nobody needs again."""
     gate, up = scratch.of(mlp.gate_proj, x, "gate"), scratch.of(mlp.up_proj, x, "up")
-    return scratch.of(mlp.down_proj, F.silu(gate, inplace=True).mul_(up), "heard")
+    return scratch.of(mlp.down_proj, F.silu(gate, inplace=not scratch.watched).mul_(up), "heard")
 
 
 def _by_blocks(

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 Rotary = tuple[Tensor, Tensor]
 """Cosine and sine (L, D) of every position's angles."""
@@ -48,14 +47,26 @@ def turned(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = Non
 class Rotation(torch.autograd.Function):
     """``rotate`` with its gradient, which is turned the other way: less is written than torch would by itself."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Turned by the angles of which these are cosine and sine."""
-        ctx.save_for_backward(cos, sin)
         return turned(x, (cos, sin))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep the table."""
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of ``x``; the table's have none."""
         cos, sin = ctx.saved_tensors
         return cast(Tensor, Rotation.apply(gradients[0], cos, -sin)), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, of_x: Tensor, *_: None) -> Tensor:
+        """What a change of ``x`` makes of it."""
+        return cast(Tensor, Rotation.apply(of_x, *ctx.saved_tensors))

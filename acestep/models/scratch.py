@@ -7,33 +7,38 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks_of_all
 
 from acestep.models.layers import RMSNorm
 from acestep.models.rotary import Rotary, rotate, turned, weighted
 
 
 class Scratch:
-    """Memory that layer after layer writes to what is large and soon forgotten.
+    """Memory that layer after layer of ``network`` writes to what is large and soon forgotten.
 
     Torch asks the system for it and hands it back every time, and a processor then fills it page by page, far from its
-    cache: with more effort than all norms together. An accelerator's is kept by torch.
+    cache: with more effort than all norms together. An accelerator's is kept by torch. A network that somebody watches
+    is left to torch too, for what a hook was shown must stay what it was.
+
+    Attributes:
+        watched: nothing that a module took or gave may be written over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        self.watched = _is_watched(network)
         self._kept: dict[str, Tensor] = {}
 
     def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
         """``linear(x)``, to be used before the next of that name is asked for."""
         plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter  # else adapted, or quantised
-        watched = linear._forward_hooks or linear._forward_pre_hooks
-        if not plain or watched or linear.bias is not None or not self._serves(x):
+        if not plain or linear.bias is not None or not self._serves(x):
             return linear(x)
         rows, width = x.shape[0] * x.shape[1], linear.out_features
         out = self.room(name, x, rows, width)
         return torch.mm(x.reshape(rows, -1), linear.weight.t(), out=out).view(*x.shape[:2], width)
 
     def unit(self, norm: RMSNorm, x: Float[Tensor, "n s h"]) -> Float[Tensor, "n s h"]:
-        """``norm.unit(x)``, to be used before the next one is asked for."""
+        """``norm.unit(x)``, to be used before the next one is asked for, or written over."""
         if not self._serves(x):
             return norm.unit(x)
         return torch.mul(x, norm.factor(x), out=self.room("unit", x, *x.shape))
@@ -46,15 +51,23 @@ class Scratch:
         if not self._serves(x):
             return rotate(norm(heads), rotary)
         room = self.room(f"turned {name}", heads, *heads.shape)
-        return turned(heads.mul_(norm.factor(heads)), weighted(rotary, norm.weight), out=room)
+        return turned(heads, weighted(rotary, norm.weight), out=room).mul_(norm.factor(heads))
 
-    @staticmethod
-    def _serves(x: Tensor) -> bool:
-        return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    def _serves(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and not self.watched and not torch.compiler.is_compiling()
 
     def room(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """Memory of that ``shape`` and of ``like``'s kind, with anything in it."""
         kept, size = self._kept.get(name), math.prod(shape)
         if kept is None or kept.numel() < size or kept.dtype != like.dtype:
-            kept = self._kept[name] = like.new_empty(size)
+            with torch.inference_mode(False):  # else none but inference could use it again
+                kept = self._kept[name] = torch.empty(size, dtype=like.dtype, device=like.device)
         return kept[:size].view(shape)
+
+
+def _is_watched(network: nn.Module) -> bool:
+    """Whether a hook, or a ``forward`` put in the place of the module's own, is shown what passes."""
+    return hooks_of_all._has_any_global_hook() or any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+        for module in network.modules()
+    )

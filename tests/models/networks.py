@@ -114,14 +114,21 @@ def two_songs(frames: int, seed: int = 0) -> tuple[Conditions, Tensor]:
     return replace(both, frame_mask=frame_mask, mask=mask), normal(generator, 2, frames, 4)
 
 
-def compiled_errors(lengths: list[int]) -> list[float]:
-    """Differences of a compiled generation to the network, song lengths one after the other."""
+def compiled_errors(batches: list[tuple[int, int]]) -> tuple[list[float], list[int]]:
+    """Differences of a compiled generation to the network after each batch, and how many programs there are then.
+
+    Args:
+        batches: songs and frames of each.
+    """
     model = network()
-    errors = []
-    for frames in lengths:
-        conditions, noise = two_songs(frames)
+    errors, programs = [], []
+    for songs, frames in batches:
+        two, noise = two_songs(frames)
+        index = torch.arange(songs) % 2
+        noise, conditions = noise[index], Conditions(*(part[index] for part in vars(two).values()))
         null = model.null(conditions)
         sampler = Sampler(Linear(steps=2), Euler(), CFG())
         made = sampler(model.generation(compiled=True), noise, conditions, null)
         errors.append(float((made - sampler(model.velocity, noise, conditions, null)).abs().max()))
-    return errors
+        programs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    return errors, programs

@@ -89,10 +89,51 @@ def test_memory_that_is_kept_fits_every_song_and_any_kind_of_projection() -> Non
         torch.testing.assert_close(made, expected, atol=3e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_what_a_hook_was_shown_stays() -> None:
+    model = network()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        seen.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, torch.Tensor))
+
+    for module in model.decoder.modules():
+        module.register_forward_hook(keep)
+    conditions, x_t = two_songs(33)
+    model.generation().pair(x_t, TIME, conditions, model.null(conditions))
+    assert len(seen) > 50
+    assert all(torch.equal(kept, shown) for kept, shown in seen)
+
+
+@torch.no_grad()
+def test_a_generation_in_half_precision_is_no_further_off_than_the_network() -> None:
+    model = network()
+    conditions, x_t = two_songs(150)
+    exact = model.velocity(x_t, TIME, conditions)
+    model.bfloat16()
+    halves = replace(conditions, states=conditions.states.bfloat16(), context=conditions.context.bfloat16())
+    errors = [
+        (made.float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+        for made in (field(x_t.bfloat16(), TIME, halves) for field in (model.generation(), model.velocity))
+    ]
+    assert errors[0] < 1.2 * errors[1] < 0.05
+
+
+def test_a_generation_goes_on_outside_of_inference_mode() -> None:
+    model = network()
+    conditions, x_t = two_songs(33)
+    field = model.generation()
+    with torch.inference_mode():
+        expected = field(x_t, TIME, conditions).clone()
+    assert torch.equal(field(x_t, TIME, conditions), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_compiled_songs_of_any_length_are_the_same() -> None:
     # In a process without the checks of shapes that tests run under, which the compiler does not take.
+    batches = [(2, 50), (2, 150), (2, 34), (1, 34), (3, 90), (4, 60), (1, 70), (5, 100)]
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        errors = pool.submit(compiled_errors, [50, 150, 34]).result()  # exactly, then of any length, then again
+        errors, programs = pool.submit(compiled_errors, batches).result()
     assert max(errors) < 1e-4
+    assert programs[-1] == programs[-2]  # one song and several, of any length, have theirs by then

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from networks import TINY, network, normal, random_conditions
 
+from acestep.models.attention import CPU_BLOCK, FULL, SLIDING, Band, attend, attention_masks, hide
 from acestep.models.conditioner import by_song, pack
 from acestep.models.dit import sinusoid
-from acestep.models.layers import (
-    CPU_BLOCK,
-    FULL,
-    SLIDING,
-    Attention,
-    Band,
-    RMSNorm,
-    attend,
-    attention_masks,
-    hide,
-)
+from acestep.models.layers import Attention, RMSNorm
 from acestep.models.rotary import rotary_table, rotate
 
 LIKE = torch.zeros(())
@@ -98,14 +90,18 @@ def test_a_norm_has_the_gradient_of_what_it_computes() -> None:
     norm = RMSNorm(6, eps=0.1).double()
     x = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
     x[0, 0] = 0  # as padding is
-    assert torch.autograd.gradcheck(norm.unit, x.requires_grad_())
+    for differentiable in (norm.unit, lambda x: norm.unit(x * x) * x):  # by one way, and by several
+        assert torch.autograd.gradcheck(differentiable, x.requires_grad_(), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(differentiable, x, check_fwd_over_rev=True)
+    assert torch.autograd.gradcheck(norm.unit, x, check_batched_grad=True)
 
 
 def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
     x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     table = rotary_table(5, 8, 100.0, x)
-    assert torch.autograd.gradcheck(lambda x: rotate(x, table), x.requires_grad_())
-    assert torch.autograd.gradgradcheck(lambda x: rotate(x, table), x)
+    differentiable = partial(rotate, rotary=table)
+    assert torch.autograd.gradcheck(differentiable, x.requires_grad_(), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(differentiable, x, check_fwd_over_rev=True)
 
 
 def test_norm_computes_in_float32_and_keeps_the_dtype() -> None:
