@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from networks import TINY, network, normal, random_conditions
+from networks import TINY, network, normal, random_conditions, two_songs
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from acestep.models.attention import CPU_BLOCK, FULL, SLIDING, Band, attend, attention_masks, hide
 from acestep.models.conditioner import by_song, pack
@@ -102,6 +103,18 @@ def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
     differentiable = partial(rotate, rotary=table)
     assert torch.autograd.gradcheck(differentiable, x.requires_grad_(), check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(differentiable, x, check_fwd_over_rev=True)
+
+
+def test_a_velocity_has_derivatives_along_a_direction() -> None:
+    """As training by differences of velocities needs them (mean flow, Geng et al. 2025, arXiv 2505.13447)."""
+    model = network().double()
+    conditions, x_t = two_songs(50)
+    conditions, x_t = conditions.to("cpu", torch.float64), x_t.double()
+    t, along = torch.full((2,), 0.3, dtype=torch.float64), x_t.flip(1)
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # torch's fused kernel has none
+        _, made = torch.func.jvp(lambda x: model.velocity(x, t, conditions), (x_t,), (along,))
+        ahead, behind = (model.velocity(x_t + step * along, t, conditions) for step in (1e-5, -1e-5))
+    torch.testing.assert_close(made, (ahead - behind) / 2e-5, atol=1e-7, rtol=1e-6)
 
 
 def test_norm_computes_in_float32_and_keeps_the_dtype() -> None:
