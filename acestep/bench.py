@@ -19,18 +19,9 @@ from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.config.studio import machine
 from acestep.flow.schedule import Linear
-from acestep.memory import (
-    AUTO_ORDER,
-    GIB,
-    PUBLISHED_PARAMETERS,
-    Memory,
-    Stages,
-    peak_memory,
-    predict,
-    stages_of,
-    stored_bytes,
-)
+from acestep.memory import GIB, PUBLISHED_PARAMETERS, Stages, peak_memory, predict, stages_of, stored_bytes
 from acestep.models.acestep import AceStepConfig
+from acestep.modes import FIXED, Memory
 from acestep.pipeline import Pipeline
 from acestep.training.jobs import DiTTask
 from acestep.training.memory import Batch, Training
@@ -41,7 +32,6 @@ from acestep.weights.open import open_checkpoint
 WHOLE_SONG = 4500
 """Latent frames of three minutes, where songs are not cropped."""
 COLUMNS = ("weights", "adapter", "optimizer", "gradients", "activations", "others")
-MODES = (*AUTO_ORDER, Memory.fp8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +67,7 @@ def memory_table(
     rest = f"{'load':>8}{'song':>8}{'largest':>10}{'relative':>10}"
     yield f"{'mode':<14}{'weights':>9}{'predicted':>11}{'measured':>10}{rest}"
     full: NDArray[np.float32] | None = None
-    for mode in MODES:
+    for mode in FIXED:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(_measure, weights, mode, seconds, where, steps, batch_size).result()
         foreseen = predicted[mode].peak(mode.offloads)
@@ -92,7 +82,7 @@ def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str
     """A line for every mode of a published model, without its weights."""
     kind = named_dtype(dtype)
     others = {part: count * kind.itemsize for part, count in PUBLISHED_PARAMETERS.items()}
-    stages = {mode: predict(config, others, mode, seconds, kind) for mode in MODES}
+    stages = {mode: predict(config, others, mode, seconds, kind) for mode in FIXED}
     yield f"{name}, {seconds:g} s, {dtype}, predicted; GiB"
     yield f"{'mode':<14}" + "".join(f"{stage:>14}" for stage in (*_first(stages).weights, "peak"))
     for mode, stage in stages.items():

@@ -9,9 +9,9 @@ import pytest
 from commands import call
 
 from acestep.audio import read_audio
-from acestep.config.keys import FIXED
 from acestep.evaluation.clips import fingerprint
 from acestep.evaluation.joined import read_results
+from acestep.modes import FIXED
 from acestep.pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path:
 
 
 def test_what_is_stored_otherwise_has_another_fingerprint(tiny: Path):
-    found = {mode: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
+    found = {mode.value: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
     assert found["full"] == found["offload"], "offloading changes no number"
     assert found["int8"] == found["int8_offload"]
     assert len(set(found.values())) == 3

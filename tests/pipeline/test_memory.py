@@ -11,10 +11,8 @@ from tiny import NETWORK
 from acestep.assembly import build_network
 from acestep.bench import memory_table, predicted_table
 from acestep.memory import (
-    AUTO_ORDER,
     GIB,
     PUBLISHED_PARAMETERS,
-    Memory,
     Placement,
     choose,
     pick,
@@ -25,6 +23,7 @@ from acestep.memory import (
     stored_bytes,
 )
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.modes import AUTO_ORDER, FIXED, Memory
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
@@ -35,7 +34,7 @@ OTHERS = {part: 2 * count for part, count in PUBLISHED_PARAMETERS.items()}
 
 @pytest.fixture(scope="module")
 def xl() -> dict[Memory, object]:
-    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in Memory if mode is not Memory.auto}
+    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in FIXED}
 
 
 @pytest.mark.slow
