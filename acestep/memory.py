@@ -191,7 +191,8 @@ def _activations(
     heads = config.num_attention_heads * config.head_dim
     widths = 6 * config.hidden_size + 8 * heads + 3 * config.intermediate_size
     layer = 2 * batch_size * patches * widths * dtype.itemsize
-    # What a block of a sliding layer sees: its own positions and a window on either side.
+    # What a block of a sliding layer sees on a GPU: its own positions, a window of them, and a window on either side.
+    # Blocks are shorter on a CPU and see less (``Band``), but nothing is chosen by this there.
     mask = 2 * batch_size * patches * 3 * config.sliding_window * dtype.itemsize if config.use_sliding_window else 0
     # A quantised layer's weight is made anew, whole, while it works.
     weight = config.hidden_size * config.intermediate_size * dtype.itemsize if quantised else 0
