@@ -21,10 +21,9 @@ from acestep.conditioning.request import TASKS, checked_request
 from acestep.data.encode import TiledEncoder
 from acestep.flow.sampler import OnStep, Sampler
 from acestep.loudness import Normalize, levelled
-from acestep.memory import Placement, quantise
+from acestep.memory import Memory, Placement, quantise
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
-from acestep.modes import Memory
 from acestep.planner.codes import CODES_PER_SECOND
 from acestep.planner.hints import check_codes, hints
 from acestep.requests import Prepared, batches, called, keeps_source, prepare, source_seconds, spliced
