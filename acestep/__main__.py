@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from acestep.benches import bench_commands
+from acestep.benches import bench_commands, check_numbers
 from acestep.evaluation.command import report_command
 from acestep.micro_commands import micro_commands
 from acestep.release import release_commands
@@ -68,6 +68,7 @@ def preprocess(options: argparse.Namespace) -> int:
 
 def bench_data(options: argparse.Namespace) -> int:
     """Measure how fast songs become latents, and latents batches."""
+    check_numbers(options)
     from acestep.assembly import load_autoencoder
     from acestep.data.bench import bench_data as figures
 
@@ -117,31 +118,11 @@ def verify(options: argparse.Namespace) -> int:
 
 def bench_memory(options: argparse.Namespace) -> int:
     """Measure or predict the memory that each mode takes."""
-    from acestep.bench import memory_table, predicted_table, training_table
-    from acestep.config.compose import composed
-    from acestep.config.help import is_for
-    from acestep.config.run import CONFIGS, build
+    check_numbers(options)
+    from acestep.bench import memory_lines
 
-    if not 0 < options.seconds < float("inf"):
-        raise ValueError(f"seconds={options.seconds:g}: need > 0")
-    if options.songs < 1:
-        raise ValueError(f"songs={options.songs}: need at least 1")
-    for group in ("model", "experiment"):
-        paths, asked = sorted((CONFIGS / group).glob("*.yaml")), getattr(options, group)
-        known = [path.stem for path in paths if group == "model" or is_for(path, "train")]
-        if asked and asked not in known:
-            raise ValueError(f"{group}={asked}: not in configs/{group}; use one of {', '.join(known)}")
-    if options.experiment:
-        lines = training_table(options.experiment)
-    elif options.model:
-        lines = predicted_table(
-            build(composed("train", [f"model={options.model}"]).model), options.model, options.seconds
-        )
-    else:
-        lines = memory_table(
-            options.weights, options.seconds, options.device, options.dtype, options.steps, options.songs
-        )
-    for line in lines:
+    told = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
+    for line in memory_lines(told):
         print(line, flush=True)
     return 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +17,13 @@ from torch import Tensor
 
 from acestep.assembly import named_dtype
 from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.help import is_for
+from acestep.config.run import CONFIGS, build
 from acestep.config.studio import machine
 from acestep.flow.schedule import Linear
-from acestep.memory import (
-    AUTO_ORDER,
-    GIB,
-    PUBLISHED_PARAMETERS,
-    Memory,
-    Stages,
-    peak_memory,
-    predict,
-    stages_of,
-    stored_bytes,
-)
+from acestep.memory import GIB, PUBLISHED_PARAMETERS, Stages, peak_memory, predict, stages_of, stored_bytes
 from acestep.models.acestep import AceStepConfig
+from acestep.modes import FIXED, Memory
 from acestep.pipeline import Pipeline
 from acestep.training.jobs import DiTTask
 from acestep.training.memory import Batch, Training
@@ -41,7 +34,48 @@ from acestep.weights.open import open_checkpoint
 WHOLE_SONG = 4500
 """Latent frames of three minutes, where songs are not cropped."""
 COLUMNS = ("weights", "adapter", "optimizer", "gradients", "activations", "others")
-MODES = (*AUTO_ORDER, Memory.fp8)
+
+
+MEASURING = {"weights": "micro", "seconds": 60.0, "songs": 1, "steps": 4, "device": "auto", "dtype": "auto"}
+PREDICTING = {"seconds": 60.0, "songs": 1, "dtype": "bfloat16"}
+"""What ``bench memory`` can be told of measuring and of predicting, and what holds where it is not."""
+
+
+def memory_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """What ``bench memory`` prints that was ``told`` these options, and no others, by a person.
+
+    Raises:
+        ValueError: if one of them decides nothing there, or names no config.
+    """
+    if "experiment" in told:
+        _all_decide(told, {"experiment": ""}, "--experiment, whose config says what a batch is")
+        return training_table(config_name("experiment", told["experiment"]))
+    if "model" in told:
+        asked = _all_decide(told, {"model": "", **PREDICTING}, "--model, which runs nothing")
+        name = config_name("model", asked["model"])
+        model = build(composed("train", [f"model={name}"]).model)
+        return predicted_table(model, name, asked["seconds"], asked["dtype"], asked["songs"])
+    asked = {**MEASURING, **told}
+    return memory_table(
+        asked["weights"], asked["seconds"], asked["device"], asked["dtype"], asked["steps"], asked["songs"]
+    )
+
+
+def _all_decide(told: Mapping[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``known`` with what was ``told``, all of which has to be known."""
+    for name in told:
+        if name not in known:
+            raise ValueError(f"{name}={told[name]}: decides nothing with {where}; leave --{name} out")
+    return {**known, **told}
+
+
+def config_name(group: str, name: str) -> str:
+    """``name``, if ``train.yaml`` has such an option in ``group``. Raises ``ValueError`` if not."""
+    paths = sorted((CONFIGS / group).glob("*.yaml"))
+    known = [path.stem for path in paths if group != "experiment" or is_for(path, "train")]
+    if name not in known:
+        raise ValueError(f"{group}={name}: not in configs/{group}; use one of {', '.join(known)}")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +111,7 @@ def memory_table(
     rest = f"{'load':>8}{'song':>8}{'largest':>10}{'relative':>10}"
     yield f"{'mode':<14}{'weights':>9}{'predicted':>11}{'measured':>10}{rest}"
     full: NDArray[np.float32] | None = None
-    for mode in MODES:
+    for mode in FIXED:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(_measure, weights, mode, seconds, where, steps, batch_size).result()
         foreseen = predicted[mode].peak(mode.offloads)
@@ -88,12 +122,14 @@ def memory_table(
         yield f"{mode.value:<14}{numbers}{found.load:>8.1f}{found.song:>8.1f}{error}"
 
 
-def predicted_table(config: AceStepConfig, name: str, seconds: float, dtype: str = "bfloat16") -> Iterator[str]:
+def predicted_table(
+    config: AceStepConfig, name: str, seconds: float, dtype: str = "bfloat16", batch_size: int = 1
+) -> Iterator[str]:
     """A line for every mode of a published model, without its weights."""
     kind = named_dtype(dtype)
     others = {part: count * kind.itemsize for part, count in PUBLISHED_PARAMETERS.items()}
-    stages = {mode: predict(config, others, mode, seconds, kind) for mode in MODES}
-    yield f"{name}, {seconds:g} s, {dtype}, predicted; GiB"
+    stages = {mode: predict(config, others, mode, seconds, kind, batch_size) for mode in FIXED}
+    yield f"{name}, {batch_size} x {seconds:g} s, {dtype}, predicted; GiB"
     yield f"{'mode':<14}" + "".join(f"{stage:>14}" for stage in (*_first(stages).weights, "peak"))
     for mode, stage in stages.items():
         columns = [stage.weights[part] + stage.activations[part] for part in stage.weights]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from acestep.adapters import Base, adapter_base, is_adapter
 from acestep.adapters.base import BLOCK, SCALERS, fits_nf4
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.modes import AUTO_ORDER, FIXED, Memory
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
 
@@ -30,33 +30,6 @@ CONTEXT_BYTES = int(0.5 * GIB)
 """What CUDA and its libraries hold beside tensors."""
 
 
-class Memory(Enum):
-    """What is traded for memory.
-
-    ``full`` keeps everything on the device as it is; ``int8`` and ``fp8`` store the DiT's and condition encoder's
-    linear layers in 8 bits (torchao, one scale a row; computed in the model's dtype); ``offload`` keeps on the
-    device the part at work; ``int8_offload`` does both; ``auto`` takes the first of ``full``, ``offload``,
-    ``int8`` and ``int8_offload`` that fits, since 8 bits change the numbers a little and offloading does not.
-    """
-
-    auto = "auto"
-    full = "full"
-    offload = "offload"
-    int8 = "int8"
-    int8_offload = "int8_offload"
-    fp8 = "fp8"
-
-    @property
-    def quantised(self) -> str | None:
-        """The type that linear weights are stored in."""
-        return {"int8": "int8", "int8_offload": "int8", "fp8": "fp8"}.get(self.value)
-
-    @property
-    def offloads(self) -> bool:
-        """Whether parts wait in the computer's memory."""
-        return self in (Memory.offload, Memory.int8_offload)
-
-
 PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
 """Of Qwen3-Embedding-0.6B and the published autoencoder."""
 CPU = torch.device("cpu")
@@ -64,7 +37,6 @@ ROW_BYTES = {"int8": 5, "fp8": 4}
 """What torchao stores with every row of 8-bit weights: a float32 scale, and for int8 a zero point."""
 NF4_BYTES = 1 / 2 + 1 / BLOCK + 4 / (BLOCK * SCALERS)
 """Of a number in nf4: itself, its share of its block's scaler, and that one's of its own."""
-AUTO_ORDER = (Memory.full, Memory.offload, Memory.int8, Memory.int8_offload)
 
 
 @dataclass(frozen=True)
@@ -198,8 +170,7 @@ def stages_of(checkpoint: Checkpoint, seconds: float, dtype: torch.dtype, batch_
     autoencoder = sum(tensor.numel() for tensor in (checkpoint.autoencoder or {}).values())
     text = sum(path.stat().st_size for path in (checkpoint.text_encoder or Path()).glob("*.safetensors"))
     others = {"text_encoder": text, "autoencoder": autoencoder * dtype.itemsize}
-    modes = [mode for mode in Memory if mode is not Memory.auto]
-    return {mode: predict(config, others, mode, seconds, dtype, batch_size) for mode in modes}
+    return {mode: predict(config, others, mode, seconds, dtype, batch_size) for mode in FIXED}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -220,7 +191,8 @@ def _activations(
     heads = config.num_attention_heads * config.head_dim
     widths = 6 * config.hidden_size + 8 * heads + 3 * config.intermediate_size
     layer = 2 * batch_size * patches * widths * dtype.itemsize
-    # What a block of a sliding layer sees: its own positions and a window on either side.
+    # What a block of a sliding layer sees on a GPU: its own positions, a window of them, and a window on either side.
+    # Blocks are shorter on a CPU and see less (``Band``), but nothing is chosen by this there.
     mask = 2 * batch_size * patches * 3 * config.sliding_window * dtype.itemsize if config.use_sliding_window else 0
     # A quantised layer's weight is made anew, whole, while it works.
     weight = config.hidden_size * config.intermediate_size * dtype.itemsize if quantised else 0

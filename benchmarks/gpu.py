@@ -1,13 +1,11 @@
 """The XL trainings at random weights on the GPU at hand: peak memory beside the plan's, songs a second, utilisation.
 
-``python -m benchmarks.gpu --json benchmarks/results/gpu.json``. Each experiment runs by ``train.py``'s own parts, with
-the micro world's text encoder and autoencoder beside a network of full size, on a store of random latents.
+``python -m acestep bench gpu --json benchmarks/results/gpu.json``. Each experiment runs by ``train.py``'s own parts,
+with the micro world's text encoder and autoencoder beside a network of full size, on a store of random latents.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acestep.assembly import load_autoencoder
-from acestep.bench import planned
+from acestep.bench import config_name, planned
 from acestep.config.compose import composed
 from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check
@@ -32,11 +30,15 @@ from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
 from acestep.memory import GIB, peak_memory, stored_bytes
 from acestep.training.flops import utilisation
-from benchmarks.measure import machine
+from benchmarks.measure import Run, bench_parser, machine
 
 PARTS = "micro_base"
 PACKAGES = ("torch", "lightning", "torchao", "peft")
 EXPERIMENTS = ("xl_lora", "xl_lora_16gb", "xl_sft")
+READING = """predicted GiB: by bench memory --experiment, with the micro world's text encoder and without what CUDA
+holds for itself. peak GiB: what tensors took at most. utilisation: operations a second, and their share of the device's
+peak where that is known."""
+"""What the columns say."""
 WARM_UP = 4
 """Steps that do not count: kernels are chosen, states made."""
 
@@ -144,13 +146,15 @@ def _config(experiment: str, store: Path, folder: Path, steps: int, overrides: S
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every experiment asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = bench_parser("gpu", __doc__, READING)
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, help=f"default {' '.join(EXPERIMENTS)}")
     parser.add_argument("--steps", type=int, default=20, help="of the optimiser (default 20)")
     parser.add_argument("--frames", type=int, default=3000, help="of each song (default 3000, two minutes)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine there")
     parser.add_argument("overrides", nargs="*", help="further arguments of train.py")
-    options = parser.parse_intermixed_args(arguments)
+    run = Run.of(parser, arguments)
+    options = run.options
+    for experiment in options.experiments:
+        config_name("experiment", experiment)
     rows = []
     with tempfile.TemporaryDirectory() as place:
         store = random_store(Path(place) / "store", 8, options.frames)
@@ -159,11 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             rows.append(measure(experiment, store, Path(place) / experiment, options.steps, options.overrides))
-            if options.json:  # after each, lest a later one's end be all that is left
-                where = machine(0.0, PACKAGES)
-                del where["peak_flops"]
-                record = {"machine": where, "rows": [asdict(row) for row in rows]}
-                options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            # After each, lest a later one's end be all that is left.
+            run.write(machine(PACKAGES), f"medians over steps after the first {WARM_UP}", rows=list(map(asdict, rows)))
     table = Table(*("experiment", "device", "predicted GiB", "peak GiB", "songs/s", "utilisation"))
     for row in rows:
         sizes = (f"{size / GIB:.2f}" for size in (row.predicted, row.peak))

@@ -1,12 +1,11 @@
 """What a song's length costs: the sliding layers alone, and whole songs by a checkpoint, each in a process of its own.
 
-``python -m benchmarks.length --json FILE``; ``--weights none`` leaves the songs out. Attention is what torch's fused
+``python -m acestep bench length --json FILE``; ``--weights none`` leaves the songs out. Attention is what torch's fused
 kernel takes, of which only the full layers' share grows faster than the song.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,18 +16,22 @@ from time import process_time
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from acestep.files import write_json
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import peak_memory
 from acestep.models.acestep import AceStep
 from acestep.models.attention import SLIDING
 from acestep.pipeline import Pipeline
 from acestep.types import Song
-from benchmarks.measure import CLOCKS, add_timing, best_seconds, machine
+from acestep.weights.open import find_folder
+from benchmarks.measure import CLOCKS, FASTEST, Run, add_timing, bench_parser, best_seconds, machine
 from benchmarks.sampler import SIZES, Case, random_conditions
 
 ATTENTION = "scaled_dot_product"
 LAYERS = 2
+NONE = "none"
+READING = """Time that grows with the length to the power 1 is linear in it. For a song: processor seconds, of them
+those in attention, and the most memory that its process had."""
+"""What the lines say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +102,27 @@ def make(weights: str, seconds: float, steps: int, threads: int) -> Made:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.length", description=__doc__.splitlines()[0])
+    parser = bench_parser("length", __doc__, READING)
     parser.add_argument("--size", choices=SIZES, default="100m", help="of the sliding layers (default 100m)")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0, 600.0], help="of music (default 60 600)")
+    parser.add_argument(
+        "--seconds", nargs="+", type=float, default=[60.0, 600.0], metavar="S", help="of music (default 60 600)"
+    )
     parser.add_argument("--weights", default="micro", help="checkpoint of the songs, or none (default micro)")
     parser.add_argument("--steps", type=int, default=8, help="sampler steps of a song (default 8)")
     add_timing(parser)
-    options = parser.parse_args(arguments)
+    run = Run.of(parser, arguments)
+    options = run.options
+    if len(set(options.seconds)) < 2:
+        raise ValueError(f"seconds={options.seconds[0]:g}: need two lengths to compare; add another")
+    if options.weights != NONE:
+        find_folder(options.weights)
     layers = sliding(options.size, options.seconds, options.rounds, CLOCKS[options.clock])
     for row in layers:
         print(f"sliding layers  {row.seconds:>6g} s  {row.step_s:>9.3f} s a step")
     print(f"sliding layers  time grows with the length to the power {exponent(layers):.3f}")
     record = {"sliding": [asdict(row) for row in layers], "exponent": exponent(layers), "songs": []}
     songs: list[Made] = []
-    for seconds in options.seconds if options.weights != "none" else ():
+    for seconds in options.seconds if options.weights != NONE else ():
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             made = pool.submit(make, options.weights, seconds, options.steps, torch.get_num_threads()).result()
         songs.append(made)
@@ -128,10 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shares["time per second outside attention"] = rest[-1] / rest[0]
         for name, share in shares.items():
             print(f"{options.weights:<15} last over first: {name} {share:.2f}")
-        record |= {"songs": [asdict(made) for made in songs], "last over first": shares}
-    if options.json:
-        record["machine"] = machine(0.0, ("torch",))
-        write_json(options.json, record)
+        record |= {"songs": [asdict(made) for made in songs], "last_over_first": shares}
+    run.write(machine(("torch",)), f"steps of sliding layers: {FASTEST}; a song: once", **record)
 
 
 if __name__ == "__main__":

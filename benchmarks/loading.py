@@ -1,13 +1,11 @@
 """How long a checkpoint takes to load beside reading its file, and what memory loading and converting it need.
 
-``python -m benchmarks.loading FOLDER --model xl_sft --json FILE``; weights are random, written to FOLDER once. Every
+``python -m acestep bench load FOLDER --model xl_sft --json FILE``; weights are random, written to FOLDER once. Every
 measurement has a process of its own; the fastest of all rounds counts, and the greatest memory. Linux only.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,20 +23,24 @@ from rich.table import Table
 from torch import Tensor
 
 from acestep.__main__ import main as acestep
-from acestep.assembly import build_network
+from acestep.assembly import build_network, named_dtype
+from acestep.bench import config_name
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint
-from benchmarks.measure import machine, matmul_peak
+from benchmarks.measure import Run, bench_parser, machine
 
 PACKAGES = ("torch", "safetensors")
 WEIGHTS = "model.safetensors"
 CONVERTED = "converted"
 BUFFER = 16 * 2**20
 STD = 0.02
+READING = """x reading: seconds over those of reading the file's bytes. memory: beyond what the imports took; x file:
+over the file's size; above the largest tensor: what is held beside it."""
+"""What the columns say."""
 GB = 1e9
 
 
@@ -157,8 +159,8 @@ def compare(folder: Path, dtype: torch.dtype, rounds: int) -> list[Row]:
     return [*rows, Row(name="convert to native", seconds=taken, times_reading=taken / seconds["read"], memory=memory)]
 
 
-def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> None:
-    """Print the table, and write rows and machine to ``path`` as JSON if one is given."""
+def report(rows: Sequence[Row], where: dict[str, Any], run: Run) -> None:
+    """Print the table, and write rows and machine into the file of ``run``."""
     title = f"{where['model']}: {where['file'] / GB:.2f} GB, largest tensor {where['largest'] / GB:.3f} GB"
     table = Table("", title=f"{title}, {where['threads']} threads")
     for column in ("s", "x reading", "memory GB", "x file", "GB above largest tensor"):
@@ -168,32 +170,32 @@ def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> Non
         shares = f"{row.memory / GB:.2f}", f"{row.memory / where['file']:.2f}", f"{above:.2f}"
         table.add_row(row.name, f"{row.seconds:.2f}", f"{row.times_reading:.2f}", *shares)
     Console(width=120).print(table)
-    if path:
-        path.write_text(json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    counts = "the fastest round, and the greatest memory of all; converting: once"
+    run.write(where, counts, rows=[asdict(row) for row in rows])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the weights where they are not there yet, measure, report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
+    parser = bench_parser("load", __doc__, READING)
     parser.add_argument("folder", type=Path, help="for the random weights, twice their size; kept for the next time")
     parser.add_argument("--model", default="xl_sft", help="one of configs/model (default xl_sft)")
     parser.add_argument("--stored", default="bfloat16", help="type of the file's numbers (default bfloat16)")
     parser.add_argument("--dtype", default="bfloat16", help="type to load them in (default bfloat16)")
-    parser.add_argument("--rounds", type=int, default=3, help="default 3")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and machine there")
-    options = parser.parse_args(arguments)
-    folder = options.folder / f"{options.model}_{options.stored}"
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default 3)")
+    run = Run.of(parser, arguments)
+    options = run.options
+    stored, dtype = named_dtype(options.stored), named_dtype(options.dtype)
+    folder = options.folder / f"{config_name('model', options.model)}_{options.stored}"
     if not folder.is_dir():
-        config = build(composed("train", [f"model={options.model}"]).model)
-        write_random(config, folder, getattr(torch, options.stored))
+        write_random(build(composed("train", [f"model={options.model}"]).model), folder, stored)
     tensors = open_checkpoint(folder).network
-    where = machine(matmul_peak(), PACKAGES) | {
+    where = machine(PACKAGES) | {
         "model": folder.name,
         "loaded": options.dtype,
         "file": (folder / WEIGHTS).stat().st_size,
         "largest": max(tensor.nbytes for tensor in tensors.values()),
     }
-    report(compare(folder, getattr(torch, options.dtype), options.rounds), where, options.json)
+    report(compare(folder, dtype, options.rounds), where, run)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What every benchmark shares: a row of results, timing by turns, the machine's measured peak, the table."""
+"""What every benchmark shares: its options and its record, a row of results, timing by turns, the measured peak."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -18,6 +21,7 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from acestep.benches import check_numbers
 from acestep.files import write_json
 
 Made = TypeVar("Made")
@@ -72,11 +76,92 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_t
 """``cpu`` counts the work of all threads, and is what other programs disturb less."""
 
 
-def add_timing(parser: argparse.ArgumentParser) -> None:
-    """Add what every timed comparison is told: how often, by which clock, and where its figures go."""
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads (default wall)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine there")
+FASTEST = "the fastest round of each, all taking turns"
+COLUMNS = """A line for each case and peer. ours s, peer s: seconds of the fastest round. peer / ours: above 1,
+we are faster. ours / products: our time over that of the matrix products alone. share of peak: our products'
+operations a second over the most that a matrix product reached here. error: the largest difference between both
+results."""
+"""How a table of :class:`Row` is read."""
+
+
+def bench_parser(name: str, doc: str, epilog: str) -> argparse.ArgumentParser:
+    """Of ``bench NAME``: ``doc`` begins with what it does, ``epilog`` says how to read what it prints."""
+    told = doc.splitlines()[0].replace("``", "")
+    return argparse.ArgumentParser(prog=f"python -m acestep bench {name}", description=told, epilog=epilog)
+
+
+def add_cases(parser: argparse.ArgumentParser, sizes: Sequence[str], seconds: Sequence[float]) -> None:
+    """Add what the comparisons of networks are told: which cases, all combinations of them, and how they are timed."""
+    told = "parameters of the DiT: tiny 70 thousand, micro 1.4 million, 100m 111 million (default micro)"
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=["micro"], metavar="SIZE", help=told)
+    usual = " ".join(f"{one:g}" for one in seconds)
+    parser.add_argument(
+        "--seconds", nargs="+", type=float, default=list(seconds), metavar="S", help=f"of music (default {usual})"
+    )
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="songs at a time (default 1)")
+    parser.add_argument("--compiled", action="store_true", help="both through torch's compiler too: minutes of waiting")
+    add_timing(parser)
+
+
+def add_timing(parser: argparse.ArgumentParser, rounds: int = 3, clock: str = "wall") -> None:
+    """Add how often something is timed, and by which clock."""
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"turns of each (default {rounds})")
+    told = f"wall, or cpu: seconds of all threads, which other programs disturb less (default {clock})"
+    parser.add_argument("--clock", choices=CLOCKS, default=clock, help=told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A benchmark as it was started, and the file for what it finds, which every benchmark can be told of.
+
+    Attributes:
+        command: that which repeats it.
+        options: all of them, checked.
+        earlier: runs that the file holds, and keeps.
+    """
+
+    command: str
+    options: argparse.Namespace
+    earlier: Sequence[Any]
+
+    @classmethod
+    def of(cls, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Run:
+        """The run that ``arguments``, or else the command line, ask for.
+
+        Raises:
+            ValueError: if a number is too small, or there is nothing to append to.
+        """
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, command and machine there")
+        parser.add_argument("--append", action="store_true", help="keep the runs that FILE holds, and add this one")
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        options = parser.parse_intermixed_args(given)
+        check_numbers(options)
+        return cls(command=f"{parser.prog} {shlex.join(given)}".strip(), options=options, earlier=_earlier(options))
+
+    def write(self, where: Mapping[str, Any], counts: str, **figures: Any) -> None:
+        """Put figures with all that they depend on into the file, if one was named; ``counts`` says how they are made.
+
+        In a file are a list of ``runs``, each with ``command``, ``options``, ``counts``, ``machine`` and its figures.
+        """
+        if self.options.json:
+            told = {name: value for name, value in vars(self.options).items() if name not in ("json", "append")}
+            told = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
+            run = {"command": self.command, "options": told, "counts": counts, "machine": where, **figures}
+            write_json(self.options.json, {"runs": [*self.earlier, run]})
+
+
+def _earlier(options: argparse.Namespace) -> list[Any]:
+    if not options.append:
+        return []
+    if not options.json:
+        raise ValueError("append=true: needs a file to append to; add --json FILE")
+    if not options.json.is_file():
+        return []
+    found = json.loads(options.json.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+        raise ValueError(f"json={options.json}: holds no runs to append to; leave --append out, or name another file")
+    runs: list[Any] = found["runs"]
+    return runs
 
 
 COMPILED = ", compiled"
@@ -124,19 +209,19 @@ def count_flops(task: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def machine(peak: float, packages: Sequence[str]) -> dict[str, Any]:
-    """Where the figures come from, and when."""
+def machine(packages: Sequence[str], peak: float | None = None) -> dict[str, Any]:
+    """Where the figures come from, and when; ``peak`` in FLOP/s, where they are measured by it."""
     return {
         "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "peak_flops": peak,
+        **({} if peak is None else {"peak_flops": peak}),
         "packages": {name: version(name) for name in packages},
     }
 
 
-def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> None:
-    """Print the table, and write rows and machine to ``path`` as JSON if one is given."""
+def report(rows: Sequence[Row], where: Mapping[str, Any], run: Run) -> None:
+    """Print the table, and write the rows into the file of ``run``."""
     table = Table(
         "name", "peer", title=f"{where['threads']} threads, measured peak {where['peak_flops'] / 1e9:.0f} GFLOP/s"
     )
@@ -147,6 +232,4 @@ def report(rows: Sequence[Row], where: dict[str, Any], path: Path | None) -> Non
         figures = f"{row.ours_s:.3f}", f"{row.peer_s:.3f}", f"{row.ratio:.2f}", products, f"{row.share_of_peak:.0%}"
         table.add_row(row.name, row.peer, *figures, f"{row.error:.1e}")
     Console(width=120).print(table)
-    if path:
-        record = {"machine": where, "rows": [asdict(row) for row in rows]}
-        write_json(path, record)
+    run.write(where, FASTEST, rows=[asdict(row) for row in rows])

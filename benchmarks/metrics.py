@@ -1,12 +1,11 @@
 """Our distances between sets of embeddings beside torchmetrics and SciPy: the same windows, process and machine.
 
-``python -m benchmarks.metrics --json FILE``. Operations are those of matrix products alone; roots and eigenvalues, in
+``python -m acestep bench eval --json FILE``. Operations are those of matrix products alone; roots and eigenvalues, in
 which most of the time goes, are not counted.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,11 @@ from acestep.evaluation.gaussian import Moments
 from acestep.evaluation.kad import kid
 from benchmarks.measure import (
     CLOCKS,
+    COLUMNS,
     Row,
+    Run,
     add_timing,
+    bench_parser,
     best_seconds,
     compared,
     count_flops,
@@ -102,18 +104,19 @@ def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], floa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every metric at the dimensions asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__.splitlines()[0])
+    parser = bench_parser("eval", __doc__, COLUMNS)
     parser.add_argument("--windows", type=int, default=2000, help="embeddings in each set (default 2000)")
     parser.add_argument("--dimensions", nargs="+", type=int, default=[128, 512], help="of each (default 128 512)")
     add_timing(parser)
-    options = parser.parse_args(arguments)
+    run = Run.of(parser, arguments)
+    options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [
         compare(pairing, options.rounds, peak, CLOCKS[options.clock])
         for dimensions in options.dimensions
         for pairing in pairings(options.windows, dimensions)
     ]
-    report(rows, machine(peak, PACKAGES), options.json)
+    report(rows, machine(PACKAGES, peak), run)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What Lightning and Hydra cost: a run of ``train.py``'s parts beside a bare PyTorch loop, by turns in one process.
 
-``python -m benchmarks.overhead --json FILE``. Both start from the same weights and take the same songs, draws and
+``python -m acestep bench overhead --json FILE``. Both start from the same weights and take the same songs, draws and
 steps; their losses are compared. Times are processor time, so that other programs on the machine do not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,21 +22,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from acestep.assembly import load_autoencoder
+from acestep.bench import config_name
 from acestep.config.compose import composed
 from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check
 from acestep.data import EpochBatches
 from acestep.data.preprocess import Preprocess
-from acestep.files import write_json
 from acestep.synth import write_world
 from acestep.training.data import LatentData
 from acestep.training.dit import latents
 from acestep.training.fit import fit, load_pipeline, select_trained
 from acestep.training.randomness import derived_generator
 from acestep.training.tasks import layouts
-from benchmarks.measure import machine
+from benchmarks.measure import Run, bench_parser, machine
 
 PACKAGES = ("torch", "lightning", "hydra-core")
+READING = """bare_s, ours_s: processor seconds a step. overhead: what the run takes more, as a share; with compose: with
+what config files take once, spread over the experiment's steps. loss_difference: the largest, relative."""
+"""What the lines say."""
 QUIET = ["callbacks.sample.every=0", "callbacks.progress.refresh_rate=10"]
 
 
@@ -184,24 +186,22 @@ def write_store(folder: Path, songs: int) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure one experiment."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser = bench_parser("overhead", __doc__, READING)
     parser.add_argument("--experiment", default="micro_sft", help="of configs/experiment (default micro_sft)")
     parser.add_argument("--songs", type=int, default=64, help="to train on (default 64)")
     parser.add_argument("--chunks", type=int, default=30, help="turns of each loop (default 30)")
     parser.add_argument("--chunk", type=int, default=5, help="steps in a turn (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine there")
     parser.add_argument("overrides", nargs="*", help="further arguments of train.py")
-    options = parser.parse_intermixed_args(arguments)
+    run = Run.of(parser, arguments)
+    options = run.options
+    config_name("experiment", options.experiment)
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder), options.songs)
         arguments = [f"experiment={options.experiment}", *options.overrides]
         found = measure(store, Path(folder) / "run", arguments, options.chunks, options.chunk)
     for name, value in asdict(found).items():
         print(f"{name:<24}{value:.5g}")
-    if options.json:
-        where = {**machine(0.0, PACKAGES), "experiment": options.experiment}
-        del where["peak_flops"]  # no part in a ratio
-        write_json(options.json, {"machine": where, **asdict(found)})
+    run.write(machine(PACKAGES), "medians over turns, without the first", **asdict(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Our pipeline beside diffusers' whole ``AceStepPipeline``, words in and audio out: both from one folder of weights.
 
-``python -m benchmarks.pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are per batch.
+``python -m acestep bench pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are of a
+batch.
 Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, Oobleck in tiles
 of 512 frames (which the peer can do, but has to be told), and bring the peak to -1 dBFS. A row that goes to latents
 leaves out the last two; one that goes to audio is, at few steps, mostly the time of Oobleck, which nobody compiles.
@@ -11,7 +12,7 @@ encoder and tokenizer are the micro world's, small on both sides; Oobleck is as 
 
 from __future__ import annotations
 
-import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -34,8 +35,11 @@ from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint
 from benchmarks.measure import (
     CLOCKS,
+    COLUMNS,
     Row,
-    add_timing,
+    Run,
+    add_cases,
+    bench_parser,
     best_seconds,
     compared,
     count_flops,
@@ -142,7 +146,8 @@ class Both:
         for layer in peer.transformer.layers if compiled else ():
             layer.compile()
         songs = self.songs
-        frames, channels = round(self.case.seconds * peer.latents_per_second), peer.vae.config.decoder_input_channels
+        frames = round(songs[0].seconds * peer.latents_per_second)
+        shape = len(songs), frames, peer.vae.config.decoder_input_channels
 
         def make() -> Tensor:
             (made,) = peer(
@@ -152,17 +157,23 @@ class Both:
                 bpm=SONG.bpm,
                 keyscale=SONG.key,
                 timesignature=SONG.time_signature,
-                audio_duration=songs[0].seconds,
+                audio_duration=shortest(frames, peer.latents_per_second),
                 num_inference_steps=self.case.steps,
                 shift=SHIFT,
                 guidance_scale=SCALE,
-                latents=initial_noise((len(songs), frames, channels), [song.seed for song in songs]),
+                latents=initial_noise(shape, [song.seed for song in songs]),
                 output_type="latent" if until == LATENTS else "pt",
                 return_dict=False,
             )
             return made
 
         return make
+
+
+def shortest(frames: int, rate: float) -> float:
+    """Seconds that the peer makes ``frames`` of: it rounds up, so that what floating point adds would be one more."""
+    seconds = frames / rate
+    return seconds if math.ceil(seconds * rate) == frames else math.nextafter(seconds, 0)
 
 
 @torch.no_grad()
@@ -190,15 +201,13 @@ def compare(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every combination of the sizes, durations and batches asked for, as latents and as audio."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["micro"], help="default micro")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[30.0], help="of music (default 30)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
+    parser = bench_parser("pipeline", __doc__, COLUMNS)
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
-    parser.add_argument("--until", nargs="+", choices=(LATENTS, AUDIO), default=[LATENTS, AUDIO], help="default both")
-    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
-    add_timing(parser)
-    options = parser.parse_args(arguments)
+    ends = (LATENTS, AUDIO)
+    parser.add_argument("--until", nargs="+", choices=ends, default=ends, help="what is made (default both)")
+    add_cases(parser, list(SIZES), (30.0,))
+    run = Run.of(parser, arguments)
+    options = run.options
     clock = CLOCKS[options.clock]
     peak = matmul_peak(clock=clock)
     rows = []
@@ -209,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for seconds, batch, until in product(options.seconds, options.batch, options.until):
                 both = Both(Case(size=size, seconds=seconds, batch=batch, steps=options.steps), folder, pipeline)
                 rows += compare(both, until, options.rounds, peak, clock, options.compiled)
-    report(rows, machine(peak, PACKAGES), options.json)
+    report(rows, machine(PACKAGES, peak), run)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """What the grammar of plans costs: constrained decoding beside free decoding of as many tokens, by turns.
 
-``python -m benchmarks.planner --json FILE``. The peer is transformers' own ``generate`` on the same network, from the
-same prompts, with nothing that holds it back; at temperature 0 that is the cheapest decoding there is, so that what is
-measured beside it is the constraint alone. Sizes: the shipped planner, and one of the published vocabulary's 217,204
+``python -m acestep bench planner --json FILE``. The peer is transformers' own ``generate`` on the same network, from
+the same prompts, with nothing that holds it back; at temperature 0 that is the cheapest decoding there is, so that what
+is measured beside it is the constraint alone. Sizes: the shipped planner, and one of the published vocabulary's 217,204
 tokens with random weights, whose network is far smaller than a published one and so hides less of the constraint.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +21,6 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from acestep.files import write_json
 from acestep.flow.noise import song_generators
 from acestep.planner import prompts
 from acestep.planner.begin import Scratch
@@ -33,7 +30,7 @@ from acestep.planner.document import Documents, Rules
 from acestep.planner.grammar import Machine
 from acestep.planner.model import LanguageModel
 from acestep.planner.vocabulary import Vocabulary, extend
-from benchmarks.measure import CLOCKS, machine
+from benchmarks.measure import CLOCKS, Run, add_timing, bench_parser, machine
 
 PACKAGES = ("torch", "transformers", "tokenizers")
 TEXTS = ("bpm: 120\ncaption: calm piano, rain\nduration: 30\nkeyscale: C major\nlanguage: en\ntimesignature: 4\n",) * 4
@@ -41,6 +38,9 @@ WORDS, ROWS = 151_643, 217_204
 """Tokens of Qwen3's text, and rows of the published embedding."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CAPTION_TOKENS, CODE_COUNT = 32, 100
+READING = """ours s, free s: seconds of whole calls, with the grammar and without. cost: what the grammar adds, as a
+share of free decoding."""
+"""What the columns say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +173,16 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was found."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__.splitlines()[0])
+    parser = bench_parser("planner", __doc__, READING)
     parser.add_argument("--planner", default="micro_planner", help="name or folder (default micro_planner)")
-    parser.add_argument("--width", type=int, default=256, help="of the large vocabulary's network; 0 leaves it out")
-    parser.add_argument("--layers", type=int, default=4, help="of the large vocabulary's network (default 4)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="songs at a time (default 1 8)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of both ways (default 7)")
-    parser.add_argument("--clock", choices=CLOCKS, default="cpu", help="default cpu: the work of all threads")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine there")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--width", type=int, default=256, help="of the large one's network; 0 leaves it out (256)")
+    parser.add_argument("--layers", type=int, default=4, help="of the large one's network (default 4)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[1, 8], metavar="N", help="songs at a time (default 1 8)"
+    )
+    add_timing(parser, rounds=7, clock="cpu")
+    run = Run.of(parser, arguments)
+    options = run.options
     models = {"micro": partial(LanguageModel.from_folder, options.planner)}
     if options.width:
         models[f"{ROWS} tokens, width {options.width}"] = partial(published_size, options.width, options.layers)
@@ -199,11 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=110).print(table)
     for name, seconds in once.items():
         print(f"{name}: {seconds:.2f} s once, before the first plan")
-    if options.json:
-        where = machine(0.0, PACKAGES)
-        del where["peak_flops"]  # no part in a ratio
-        record = {"machine": where, "clock": options.clock, "once_s": once, "rows": [asdict(row) for row in rows]}
-        write_json(options.json, record)
+    counts = "times: the fastest round of each; cost: the median over rounds, both taking turns"
+    run.write(machine(PACKAGES), counts, once_s=once, rows=[asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

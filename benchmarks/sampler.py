@@ -1,12 +1,11 @@
 """Our sampler beside diffusers' DiT in a bare Euler loop with guidance: the same weights, inputs, process and machine.
 
-``python -m benchmarks.sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per song batch.
+``python -m acestep bench sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per batch.
 Beside both: the matrix products and full attention that no arrangement saves, alone, by the same number of steps.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -24,8 +23,11 @@ from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (
     CLOCKS,
+    COLUMNS,
     Row,
-    add_timing,
+    Run,
+    add_cases,
+    bench_parser,
     best_seconds,
     compared,
     count_flops,
@@ -206,14 +208,11 @@ def random_conditions(case: Case, config: AceStepConfig, generator: torch.Genera
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every combination of the sizes, durations and batches asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["micro"], help="default micro")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[8.0, 30.0], help="of music (default 8 30)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs at a time (default 1)")
+    parser = bench_parser("sampler", __doc__, COLUMNS)
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
-    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
-    add_timing(parser)
-    options = parser.parse_args(arguments)
+    add_cases(parser, list(SIZES), (8.0, 30.0))
+    run = Run.of(parser, arguments)
+    options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     cases = product(options.sizes, options.seconds, options.batch)
     rows = [
@@ -227,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.compiled,
         )
     ]
-    report(rows, machine(peak, PACKAGES), options.json)
+    report(rows, machine(PACKAGES, peak), run)
 
 
 if __name__ == "__main__":

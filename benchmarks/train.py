@@ -1,11 +1,10 @@
 """A training step of our DiT beside one of diffusers', full or LoRA: same weights, data, loss, optimiser and loop.
 
-``python -m benchmarks.train --sizes 100m --seconds 60 --json FILE``; one row for each kind, seconds are per step.
+``python -m acestep bench train --sizes 100m --seconds 60 --json FILE``; one row for each kind, seconds are per step.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -23,8 +22,11 @@ from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 from benchmarks.measure import (
     CLOCKS,
+    COLUMNS,
     Row,
-    add_timing,
+    Run,
+    add_cases,
+    bench_parser,
     best_seconds,
     compared,
     in_forms,
@@ -123,14 +125,11 @@ def _batch(case: Case, network: AceStep, generator: torch.Generator) -> Batch:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every combination of the sizes, durations, batches and kinds asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["micro"], help="default micro")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[30.0], help="of music (default 30)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="songs a step (default 1)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="default both")
-    parser.add_argument("--compiled", action="store_true", help="also through torch's compiler, ours and theirs")
-    add_timing(parser)
-    options = parser.parse_args(arguments)
+    parser = bench_parser("train", __doc__, COLUMNS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is trained (default both)")
+    add_cases(parser, list(SIZES), (30.0,))
+    run = Run.of(parser, arguments)
+    options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [
         row
@@ -144,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.compiled,
         )
     ]
-    report(rows, machine(peak, PACKAGES), options.json)
+    report(rows, machine(PACKAGES, peak), run)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_checkpoint
@@ -23,11 +24,17 @@ from benchmarks.measure import count_flops, matmul_peak
 ROOT = Path(__file__).parents[1]
 
 
+def runs(file: Path) -> list[dict[str, Any]]:
+    """What benchmarks wrote."""
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    return found
+
+
 def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sampler.json"
     common = ["--sizes", "tiny", "--steps", "2", "--rounds", "1", "--clock", "cpu"]
     assert main(["bench", "sampler", *common, "--seconds", "0.6", "1", "--batch", "2", "--json", str(file)]) == 0
-    record = json.loads(file.read_text(encoding="utf-8"))
+    (record,) = runs(file)
     assert [row["name"] for row in record["rows"]] == ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"]
     for row in record["rows"]:
         assert {"name", "ours_s", "peer", "peer_s", "ratio", "share_of_peak", "error"} <= row.keys()
@@ -37,13 +44,22 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["times_products"] == pytest.approx(row["ours_s"] / row["products_s"])
     assert record["machine"]["peak_flops"] > 0
     assert "share of peak" in capsys.readouterr().out
+    assert record["command"].startswith("python -m acestep bench sampler --sizes tiny --steps 2 --rounds 1 --clock cpu")
+    assert record["options"]["rounds"] == 1
+    assert record["options"]["compiled"] is False, "what nobody gave is told too"
+    assert "fastest" in record["counts"]
+    assert main(["bench", "sampler", *common, "--seconds", "0.4", "--json", str(file), "--append"]) == 0
+    assert [[row["name"] for row in run["rows"]] for run in runs(file)] == [
+        ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"],
+        ["tiny 0.4 s x 1, 2 steps"],
+    ]
 
 
 def test_pipeline(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.json"
     given = ["--sizes", "tiny", "--seconds", "0.6", "--batch", "2", "--steps", "3", "--rounds", "1"]
     assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = runs(file)[0]["rows"]
     assert [row["name"] for row in rows] == [f"tiny 0.6 s x 2, 3 steps, to {end}" for end in ("latents", "audio")]
     for row in rows:
         assert row["peer"] == "diffusers AceStepPipeline"
@@ -52,10 +68,69 @@ def test_pipeline(tmp_path: Path) -> None:
     assert rows[0]["flops"] < rows[1]["flops"]
 
 
+@pytest.mark.parametrize("seconds", [0.56, 0.63])
+def test_a_song_of_no_whole_number_of_frames_is_as_long_for_both(seconds: float, tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.json"
+    given = ["--sizes", "tiny", "--seconds", str(seconds), "--until", "latents", "--steps", "1", "--rounds", "1"]
+    assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
+    (row,) = runs(file)[0]["rows"]
+    assert row["error"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["sampler", "--batch", "1", "0"], "batch=0: need at least 1; or leave --batch out"),
+        (["sampler", "--rounds", "0"], "rounds=0: need at least 1; or leave --rounds out"),
+        (["train", "--rounds", "-1"], "rounds=-1: need at least 1"),
+        (["pipeline", "--steps", "0"], "steps=0: need at least 1"),
+        (["pipeline", "--seconds", "0"], "seconds=0: need a number of at least 0.04"),
+        (["length", "--seconds", "nan", "2"], "seconds=nan: need a number"),
+        (["length", "--seconds", "2"], "seconds=2: need two lengths to compare"),
+        (["length", "--weights", "nowhere"], "weights=nowhere"),
+        (["load", "out", "--rounds", "0"], "rounds=0: need at least 1"),
+        (["load", "out", "--stored", "floaty"], "dtype=floaty"),
+        (["load", "out", "--model", "foo"], "model=foo: not in configs/model"),
+        (["eval", "--dimensions", "0"], "dimensions=0: need at least 1"),
+        (["planner", "--width", "-1"], "width=-1: need at least 0"),
+        (["overhead", "--experiment", "foo"], "experiment=foo: not in configs/experiment"),
+        (["gpu", "--steps", "0"], "steps=0: need at least 1"),
+        (["gpu", "--append"], "append=true: needs a file to append to; add --json FILE"),
+        (["eval", "--append", "--json", "{old}"], "holds no runs to append to"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(
+    given: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / "old.json"
+    old.write_text('{"rows": []}', encoding="utf-8")
+    assert main(["bench", *(word.format(old=old) for word in given)]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert says in error
+    assert "\n" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", benches.PEERS)
+def test_help_says_how_to_read_what_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", name, "--help"])
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m acestep bench {name} ")
+    assert "``" not in shown
+    *_, options, reading = shown.split("\n\n")
+    assert "--json FILE" in options
+    assert ":" in reading or "linear" in reading
+
+
 def test_train(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     train.main(["--sizes", "tiny", "--seconds", "2", "--batch", "2", "--rounds", "1", "--json", str(file)])
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = runs(file)[0]["rows"]
     assert [row["name"] for row in rows] == ["lora tiny 2 s x 2, 1 steps", "full tiny 2 s x 2, 1 steps"]
     for row in rows:
         assert row["error"] < 1e-5
@@ -77,7 +152,7 @@ def test_compiled_rows(kind: str, peer: str, only: list[str], tmp_path: Path) ->
     given = ["--sizes", "tiny", "--seconds", "1", "--rounds", "1", "--json", str(file), *only]
     # In a process without the checks of shapes that tests run under, which the compiler does not take.
     subprocess.run([sys.executable, "-m", f"benchmarks.{kind}", *given, "--compiled"], cwd=ROOT, check=True)
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = runs(file)[0]["rows"]
     peers = [(row["name"].endswith(", compiled"), row["peer"]) for row in rows]
     assert peers == [(ours, theirs) for ours in (False, True) for theirs in (peer, f"{peer}, compiled")]
     assert all(row["error"] < 1e-4 for row in rows)
@@ -86,7 +161,7 @@ def test_compiled_rows(kind: str, peer: str, only: list[str], tmp_path: Path) ->
 def test_length(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "length.json"
     length.main(["--size", "tiny", "--seconds", "1", "4", "--rounds", "1", "--weights", "none", "--json", str(file)])
-    record = json.loads(file.read_text(encoding="utf-8"))
+    (record,) = runs(file)
     assert [row["seconds"] for row in record["sliding"]] == [1, 4]
     assert "to the power" in capsys.readouterr().out
     made = length.make(str(tiny), 2.0, steps=1, threads=1)
@@ -105,7 +180,7 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(
 def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "planner.json"
     planner.main(["--width", "0", "--batch", "2", "--rounds", "1", "--json", str(file)])
-    record = json.loads(file.read_text(encoding="utf-8"))
+    (record,) = runs(file)
     assert [(row["name"], row["temperature"]) for row in record["rows"]] == [
         (f"micro, {phase}", temperature) for phase in ("plan", "codes") for temperature in (0.0, 0.85)
     ]
@@ -120,7 +195,7 @@ def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "loading.json"
     loading.main([str(tmp_path / "weights"), "--model", "tiny", "--rounds", "1", "--json", str(file)])
-    record = json.loads(file.read_text(encoding="utf-8"))
+    (record,) = runs(file)
     read, load, *rest = record["rows"]
     assert [row["name"] for row in (read, load)] == ["read from memory", "load from memory"]
     assert [row["name"] for row in rest] == ["read from disk", "load from disk", "convert to native"]
@@ -160,7 +235,7 @@ def test_metrics(tmp_path: Path) -> None:
     file = tmp_path / "eval.json"
     arguments = ["--windows", "60", "--dimensions", "8", "--rounds", "1", "--clock", "cpu", "--json", str(file)]
     assert main(["bench", "eval", *arguments]) == 0
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = runs(file)[0]["rows"]
     assert [(row["name"][:3], row["peer"]) for row in rows] == [
         ("FAD", "torchmetrics"),
         ("FAD", "SciPy"),

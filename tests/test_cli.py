@@ -76,7 +76,12 @@ def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
         (["foundation", "{store}", "--songs", "0"], "songs=0"),
         (["bench", "memory", "--seconds", "-5"], "seconds=-5"),
         (["bench", "memory", "--songs", "0"], "songs=0: need at least 1"),
+        (["bench", "memory", "--steps", "0"], "steps=0: need at least 1"),
         (["bench", "memory", "--model", "foo"], "model=foo: not in configs/model"),
+        (["bench", "memory", "--model", "micro", "--steps", "2"], "steps=2: decides nothing with --model"),
+        (["bench", "memory", "--experiment", "xl_lora", "--songs", "2"], "songs=2: decides nothing with --experiment"),
+        (["bench", "data", "--songs", "0"], "songs=0: need at least 1"),
+        (["bench", "data", "--workers", "-1"], "workers=-1: need at least 0"),
     ],
 )
 def test_a_wrong_input_is_one_sentence(

@@ -24,7 +24,7 @@ from acestep.data.files import file_hash
 from acestep.evaluation.files import digest
 from acestep.evaluation.joined import joined, named_results
 from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.report import Part, write_report
+from acestep.evaluation.report import Part, title_of, write_report
 from acestep.evaluation.results import Results
 from acestep.evaluation.table import log_to_wandb
 from acestep.pipeline import Pipeline
@@ -48,8 +48,9 @@ def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
             return None
     write_record(out, cfg, {"weights_sha256": _hashed(settings), "prompts_sha256": prompts_hash(results)})
     results.write(out)
-    part = Part(results, compare=others, songs=evaluation.songs_in_report)
-    report = write_report([part], out, f"Evaluation of {results.setting.weights}")
+    name = results.setting.called("this")
+    part = Part(results, compare=others, songs=evaluation.songs_in_report, name=name)
+    report = write_report([part], out, title_of(results))
     if cfg.wandb:
         log_to_wandb(results, report, cfg.wandb)
     return results, report
@@ -66,7 +67,8 @@ def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: R
         decoders = _names(settings, "autoencoder")
         heard = {one: evaluation(pipeline.with_autoencoder(one), sampler, out, ranks) for one in decoders}
         found[name] = _side_by_side(heard, "autoencoder") if heard else evaluation(pipeline, sampler, out, ranks)
-    return _side_by_side(found, "weights")
+    results = _side_by_side(found, "weights")
+    return replace(results, setting=replace(results.setting, memory=settings["memory"]))
 
 
 def _side_by_side(found: Mapping[str, Results], axis: str) -> Results:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.memory import Memory
+from acestep.modes import FIXED
 from acestep.song import shown
 
 
@@ -23,9 +23,6 @@ class Kind:
     def optional(self) -> Kind:
         """This, or null."""
         return Kind(f"{self.rule}, or null", lambda value: value is None or self.holds(value))
-
-
-FIXED = [mode.value for mode in Memory if mode is not Memory.auto]
 
 
 def _is_text(value: Any) -> bool:
@@ -52,9 +49,10 @@ CHECKPOINTS = Kind(
     ),
 )
 
+MEASURED = [mode.value for mode in FIXED]
 FIXED_MEMORY = Kind(
-    f"need {', '.join(FIXED[:-1])} or {FIXED[-1]}; what is free at the moment must not decide what is measured",
-    lambda value: value in FIXED,
+    f"need {', '.join(MEASURED[:-1])} or {MEASURED[-1]}; what is free at the moment must not decide what is measured",
+    lambda value: value in MEASURED,
 )
 
 CALL = {

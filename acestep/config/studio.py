@@ -22,7 +22,8 @@ from acestep.config.entry import sidecar_of
 from acestep.config.sampling import PARTS, build_sampler, describe
 from acestep.files import atomic
 from acestep.flow.sampler import OnStep, Sampler
-from acestep.memory import GIB, Memory, peak_memory, pick
+from acestep.memory import GIB, peak_memory, pick
+from acestep.modes import Memory
 from acestep.pipeline import Pipeline
 from acestep.types import AdapterUse, Request
 from acestep.weights.tensors import save_tensors

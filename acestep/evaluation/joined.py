@@ -64,12 +64,16 @@ def read_results(folder: str | Path) -> Results:
 
 
 def named_results(folders: Sequence[str | Path]) -> dict[str, Results]:
-    """What :func:`read_results` finds in each folder, by as much of its path's end as tells it from the others."""
+    """What :func:`read_results` finds in each folder, by as much of its path's end as tells it from the others.
+
+    A mode of ``memory=`` that is not ``full`` is named too.
+    """
     paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return {"/".join(path.parts[-depth:]): read_results(path) for path in paths}
+    found = {"/".join(path.parts[-depth:]): read_results(path) for path in paths}
+    return {results.setting.called(name): results for name, results in found.items()}
 
 
 def _label(axis: str, name: str, label: str, results: Results) -> str:

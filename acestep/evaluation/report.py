@@ -79,11 +79,16 @@ def gallery(drawn: Mapping[str, Figure], folder: Path) -> str:
     return f"<section class=figures>{''.join(shown)}</section>"
 
 
+def title_of(results: Results) -> str:
+    """Of the report of one evaluation."""
+    return f"Evaluation of {results.setting.called(results.setting.weights)}"
+
+
 def write_comparison(folders: Sequence[str | Path], out: str | Path, songs: int) -> Path:
     """The report of finished evaluations; the first is the one that the others are compared with."""
     found = named_results(folders)
     (name, results), *others = found.items()
-    title = f"Evaluation of {results.setting.weights}" if not others else f"{len(found)} evaluations"
+    title = title_of(results) if not others else f"{len(found)} evaluations"
     return write_report([Part(results, name=name, compare=dict(others), songs=songs)], out, title)
 
 
@@ -200,7 +205,7 @@ def _subtitle(results: Results) -> str:
     prompts = len({row.prompt.id for row in songs})
     scored = sum(1 for row in songs if row.path)
     counts = f"{prompts} prompts, {len(results.cells)} settings, {scored} of {len(songs)} songs scored"
-    return f"{counts} · {results.setting.weights}"
+    return f"{counts} · {results.setting.called(results.setting.weights)}"
 
 
 def _slug(title: str) -> str:

@@ -30,6 +30,7 @@ from acestep.evaluation.statistics import (
     spread,
 )
 from acestep.files import atomic, write_json
+from acestep.modes import Memory
 
 SEED = 0
 """Of every resampling, so that the same songs give the same summary."""
@@ -51,6 +52,7 @@ class Setting:
         left_out: metrics that could not be run, and why.
         goals: which values of each metric are good.
         references: recordings that sets are compared with.
+        memory: what the weights were traded for, as ``memory=`` has it.
     """
 
     weights: str
@@ -62,6 +64,11 @@ class Setting:
     left_out: Mapping[str, str]
     goals: Mapping[str, str] = field(default_factory=dict)
     references: int = 0
+    memory: str = Memory.full.value
+
+    def called(self, name: str) -> str:
+        """``name``, with what tells it from the same weights as they are."""
+        return name if self.memory == Memory.full.value else f"{name}, memory={self.memory}"
 
 
 @dataclass(frozen=True)

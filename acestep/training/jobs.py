@@ -16,10 +16,10 @@ from acestep.adapters import save_adapter
 from acestep.conditioning.upstream import TrainerConditioner
 from acestep.data import autoencoder_settings
 from acestep.flow.objective import FlowMatching
-from acestep.memory import Memory
 from acestep.models.acestep import AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.discriminators import Discriminator, DiscriminatorConfig
+from acestep.modes import Memory
 from acestep.pipeline import Pipeline
 from acestep.planner.begin import Pretrained
 from acestep.planner.model import LanguageModel

@@ -1,7 +1,9 @@
 """What a training takes of each device's memory, before it runs: weights, optimiser, gradients, activations.
 
 A step runs as it will, with its adapter, recomputation and mixed precision, on tensors that have shapes and no numbers,
-and whatever is alive is counted. What depends on a GPU's kernels is as on a CPU: norms keep more there, attention less.
+and whatever is alive is counted. Kernels are a CPU's, which keep less for backward than a GPU's: of a norm the output,
+where those keep its input, and its output too if its weight trains; of a sliding layer the keys and values, where those
+copy what every block sees.
 """
 
 from __future__ import annotations

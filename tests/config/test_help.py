@@ -39,6 +39,11 @@ def test_help_of_infer_loads_no_network() -> None:
     assert "experiment" not in text
 
 
+def test_keys_are_checked_before_torch_is_there() -> None:
+    code = "import sys, acestep.config.keys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.slow
 def test_a_song_is_made_without_lightning() -> None:
     code = "import sys, acestep.config.infer, acestep.config.run; sys.exit('lightning' in sys.modules)"

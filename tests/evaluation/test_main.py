@@ -9,9 +9,10 @@ import pytest
 from commands import call
 
 from acestep.audio import read_audio
-from acestep.config.keys import FIXED
 from acestep.evaluation.clips import fingerprint
-from acestep.evaluation.joined import read_results
+from acestep.evaluation.joined import named_results, read_results
+from acestep.evaluation.report import write_comparison
+from acestep.modes import FIXED
 from acestep.pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
@@ -58,11 +59,13 @@ def test_all_that_can_be_heard_is_and_what_is_missing_is_told_once(tiny: Path, t
 
 def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path: Path, capfd: Captured):
     words = [*few(tiny), "eval.ceiling=false", "metrics.kad=null", "metrics.coverage=null", f"out={tmp_path}"]
-    paths, records = {}, {}
+    paths, records, titles = {}, {}, []
     for mode in ("full", "int8"):
         assert call("evaluate", *words, f"memory={mode}") == 0
         paths[mode] = [row.path for row in read_results(tmp_path).rows]
+        titles.append(_title(tmp_path / "report.html"))
         records[mode] = json.loads((tmp_path / "run.json").read_text())
+    assert titles[1] == f"{titles[0]}, memory=int8"
     assert not set(paths["int8"]) & set(paths["full"])
     assert [record["config"]["memory"] for record in records.values()] == list(records)
     assert len({record["identity"] for record in records.values()}) == 2
@@ -74,8 +77,25 @@ def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path:
     assert "error: memory=auto: need full, offload, int8, int8_offload or fp8; what is free" in capfd.readouterr().err
 
 
+def _title(report: Path) -> str:
+    return report.read_text(encoding="utf-8").partition("<title>")[2].partition("</title>")[0]
+
+
+def test_a_report_of_several_modes_names_each(tiny: Path, tmp_path: Path):
+    words = ["-m", *few(tiny), "eval.ceiling=false", "metrics.kad=null", "metrics.coverage=null"]
+    assert call("evaluate", *words, "memory=full,int8", f"hydra.sweep.dir={tmp_path / 'runs'}") == 0
+    folders = [page.parent for page in (tmp_path / "runs").glob("*/report.html")]
+    names = list(named_results(folders))
+    assert [name.endswith(", memory=int8") for name in names] == [
+        read_results(f).setting.memory == "int8" for f in folders
+    ]
+    assert sorted(name.count("memory=int8") for name in names) == [0, 1]
+    write_comparison(folders, tmp_path / "joined", songs=1)
+    assert ", memory=int8" in (tmp_path / "joined" / "report.html").read_text(encoding="utf-8")
+
+
 def test_what_is_stored_otherwise_has_another_fingerprint(tiny: Path):
-    found = {mode: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
+    found = {mode.value: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
     assert found["full"] == found["offload"], "offloading changes no number"
     assert found["int8"] == found["int8_offload"]
     assert len(set(found.values())) == 3

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import NETWORK
 
+from acestep.__main__ import main
 from acestep.assembly import build_network
 from acestep.bench import memory_table, predicted_table
 from acestep.memory import (
-    AUTO_ORDER,
     GIB,
     PUBLISHED_PARAMETERS,
-    Memory,
     Placement,
     choose,
     pick,
@@ -25,17 +26,19 @@ from acestep.memory import (
     stored_bytes,
 )
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.modes import AUTO_ORDER, FIXED, Memory
 from acestep.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
 
+ROOT = Path(__file__).parents[2]
 HALF = torch.bfloat16
 OTHERS = {part: 2 * count for part, count in PUBLISHED_PARAMETERS.items()}
 
 
 @pytest.fixture(scope="module")
 def xl() -> dict[Memory, object]:
-    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in Memory if mode is not Memory.auto}
+    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in FIXED}
 
 
 @pytest.mark.slow
@@ -136,6 +139,36 @@ def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
     chosen = pick(tiny, torch.device("cpu"), torch.float32, None, 1)
     assert chosen.mode is Memory.full
     assert "nowhere to wait" in chosen.reason
+
+
+def test_more_songs_at_a_time_are_predicted_to_take_more(capsys: pytest.CaptureFixture[str]) -> None:
+    peaks = []
+    for songs in (1, 64):
+        assert main(["bench", "memory", "--model", "micro", "--songs", str(songs), "--dtype", "float32"]) == 0
+        head, _, full, *_ = capsys.readouterr().out.splitlines()
+        assert head.startswith(f"micro, {songs} x 60 s, float32")
+        peaks.append(float(full.split()[2]))  # of sampling: songs are decoded one by one
+    assert peaks[1] > 2 * peaks[0]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["int8", "fp8"])
+def test_8_bits_go_through_the_compiler(mode: str) -> None:
+    code = f"""
+import sys
+from dataclasses import replace
+from acestep import Pipeline, Song
+pipeline = Pipeline.from_pretrained("micro", memory={mode!r})
+sampler = replace(pipeline.sampler, schedule=replace(pipeline.sampler.schedule, steps=2))
+song = Song(caption="a song", seconds=pipeline.lengths.min_seconds, seed=0)
+eager, compiled = (
+    next(iter(one.generate([song], sampler))).samples for one in (pipeline, replace(pipeline, compiled=True))
+)
+sys.exit(not (compiled - eager).norm() < 1e-4 * eager.norm())
+"""
+    # In a process without the checks of shapes that tests run under, which the compiler does not take.
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.slow
