@@ -77,6 +77,7 @@ def compare(
     losses = {name: [next(steps) for _ in range(2)] for name, steps in loops.items()}
     tasks = [partial(next, steps) for steps in loops.values()]
     seconds = dict(zip(loops, best_seconds(*tasks, rounds=rounds, clock=clock), strict=True))
+    _trained(network.decoder, kind, OURS)  # what is frozen needs no gradient, and counts none
     flops = int(StepCost(network)((case.batch, batch[0].shape[1]), TOKENS))
     return [
         compared(
