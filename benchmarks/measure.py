@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from acestep.benches import check_numbers
-from acestep.files import write_json
+from acestep.files import read_json, write_json
 
 Made = TypeVar("Made")
 
@@ -117,12 +116,12 @@ class Run:
     Attributes:
         command: that which repeats it.
         options: all of them, checked.
-        earlier: runs that the file holds, and keeps.
+        earlier: runs and rows that the file holds, and keeps.
     """
 
     command: str
     options: argparse.Namespace
-    earlier: Sequence[Any]
+    earlier: Mapping[str, Sequence[Any]]
 
     @classmethod
     def of(cls, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Run:
@@ -138,30 +137,35 @@ class Run:
         check_numbers(options)
         return cls(command=f"{parser.prog} {shlex.join(given)}".strip(), options=options, earlier=_earlier(options))
 
-    def write(self, where: Mapping[str, Any], counts: str, **figures: Any) -> None:
+    def write(
+        self, where: Mapping[str, Any], counts: str, rows: Iterable[Mapping[str, Any]] = (), **figures: Any
+    ) -> None:
         """Put figures with all that they depend on into the file, if one was named; ``counts`` says how they are made.
 
-        In a file are a list of ``runs``, each with ``command``, ``options``, ``counts``, ``machine`` and its figures.
+        In a file are all ``rows``, each with the index of its ``run``, and a list of ``runs``, each with ``command``,
+        ``options``, ``counts``, ``machine`` and what other figures it has.
         """
         if self.options.json:
             told = {name: value for name, value in vars(self.options).items() if name not in ("json", "append")}
             told = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
             run = {"command": self.command, "options": told, "counts": counts, "machine": where, **figures}
-            write_json(self.options.json, {"runs": [*self.earlier, run]})
+            earlier = self.earlier["runs"]
+            made = [{**row, "run": len(earlier)} for row in rows]
+            write_json(self.options.json, {"runs": [*earlier, run], "rows": [*self.earlier["rows"], *made]})
 
 
-def _earlier(options: argparse.Namespace) -> list[Any]:
+def _earlier(options: argparse.Namespace) -> dict[str, list[Any]]:
+    none: dict[str, list[Any]] = {"runs": [], "rows": []}
     if not options.append:
-        return []
+        return none
     if not options.json:
         raise ValueError("append=true: needs a file to append to; add --json FILE")
     if not options.json.is_file():
-        return []
-    found = json.loads(options.json.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+        return none
+    found = read_json(options.json)
+    if not all(isinstance(found.get(key), list) for key in none):
         raise ValueError(f"json={options.json}: holds no runs to append to; leave --append out, or name another file")
-    runs: list[Any] = found["runs"]
-    return runs
+    return {key: found[key] for key in none}
 
 
 COMPILED = ", compiled"

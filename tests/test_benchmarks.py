@@ -24,19 +24,19 @@ from benchmarks.measure import count_flops, matmul_peak
 ROOT = Path(__file__).parents[1]
 
 
-def runs(file: Path) -> list[dict[str, Any]]:
-    """What benchmarks wrote."""
-    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    return found
+def written(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The runs that benchmarks wrote, and their rows."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found["runs"], found["rows"]
 
 
 def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sampler.json"
     common = ["--sizes", "tiny", "--steps", "2", "--rounds", "1", "--clock", "cpu"]
     assert main(["bench", "sampler", *common, "--seconds", "0.6", "1", "--batch", "2", "--json", str(file)]) == 0
-    (record,) = runs(file)
-    assert [row["name"] for row in record["rows"]] == ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"]
-    for row in record["rows"]:
+    (record,), rows = written(file)
+    assert [row["name"] for row in rows] == ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"]
+    for row in rows:
         assert {"name", "ours_s", "peer", "peer_s", "ratio", "share_of_peak", "error"} <= row.keys()
         assert row["error"] < 1e-4
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
@@ -49,9 +49,12 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["options"]["compiled"] is False, "what nobody gave is told too"
     assert "fastest" in record["counts"]
     assert main(["bench", "sampler", *common, "--seconds", "0.4", "--json", str(file), "--append"]) == 0
-    assert [[row["name"] for row in run["rows"]] for run in runs(file)] == [
-        ["tiny 0.6 s x 2, 2 steps", "tiny 1 s x 2, 2 steps"],
-        ["tiny 0.4 s x 1, 2 steps"],
+    (first, _), rows = written(file)
+    assert first == record
+    assert [(row["run"], row["name"]) for row in rows] == [
+        (0, "tiny 0.6 s x 2, 2 steps"),
+        (0, "tiny 1 s x 2, 2 steps"),
+        (1, "tiny 0.4 s x 1, 2 steps"),
     ]
 
 
@@ -59,7 +62,7 @@ def test_pipeline(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.json"
     given = ["--sizes", "tiny", "--seconds", "0.6", "--batch", "2", "--steps", "3", "--rounds", "1"]
     assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
-    rows = runs(file)[0]["rows"]
+    _, rows = written(file)
     assert [row["name"] for row in rows] == [f"tiny 0.6 s x 2, 3 steps, to {end}" for end in ("latents", "audio")]
     for row in rows:
         assert row["peer"] == "diffusers AceStepPipeline"
@@ -73,7 +76,7 @@ def test_a_song_of_no_whole_number_of_frames_is_as_long_for_both(seconds: float,
     file = tmp_path / "pipeline.json"
     given = ["--sizes", "tiny", "--seconds", str(seconds), "--until", "latents", "--steps", "1", "--rounds", "1"]
     assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
-    (row,) = runs(file)[0]["rows"]
+    _, (row,) = written(file)
     assert row["error"] < 1e-4
 
 
@@ -130,7 +133,7 @@ def test_help_says_how_to_read_what_is_printed(name: str, capsys: pytest.Capture
 def test_train(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     train.main(["--sizes", "tiny", "--seconds", "2", "--batch", "2", "--rounds", "1", "--json", str(file)])
-    rows = runs(file)[0]["rows"]
+    _, rows = written(file)
     assert [row["name"] for row in rows] == ["lora tiny 2 s x 2, 1 steps", "full tiny 2 s x 2, 1 steps"]
     for row in rows:
         assert row["error"] < 1e-5
@@ -152,7 +155,7 @@ def test_compiled_rows(kind: str, peer: str, only: list[str], tmp_path: Path) ->
     given = ["--sizes", "tiny", "--seconds", "1", "--rounds", "1", "--json", str(file), *only]
     # In a process without the checks of shapes that tests run under, which the compiler does not take.
     subprocess.run([sys.executable, "-m", f"benchmarks.{kind}", *given, "--compiled"], cwd=ROOT, check=True)
-    rows = runs(file)[0]["rows"]
+    _, rows = written(file)
     peers = [(row["name"].endswith(", compiled"), row["peer"]) for row in rows]
     assert peers == [(ours, theirs) for ours in (False, True) for theirs in (peer, f"{peer}, compiled")]
     assert all(row["error"] < 1e-4 for row in rows)
@@ -161,7 +164,7 @@ def test_compiled_rows(kind: str, peer: str, only: list[str], tmp_path: Path) ->
 def test_length(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "length.json"
     length.main(["--size", "tiny", "--seconds", "1", "4", "--rounds", "1", "--weights", "none", "--json", str(file)])
-    (record,) = runs(file)
+    (record,), _ = written(file)
     assert [row["seconds"] for row in record["sliding"]] == [1, 4]
     assert "to the power" in capsys.readouterr().out
     made = length.make(str(tiny), 2.0, steps=1, threads=1)
@@ -180,11 +183,11 @@ def test_a_benchmark_that_is_not_there_is_one_sentence(
 def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "planner.json"
     planner.main(["--width", "0", "--batch", "2", "--rounds", "1", "--json", str(file)])
-    (record,) = runs(file)
-    assert [(row["name"], row["temperature"]) for row in record["rows"]] == [
+    _, rows = written(file)
+    assert [(row["name"], row["temperature"]) for row in rows] == [
         (f"micro, {phase}", temperature) for phase in ("plan", "codes") for temperature in (0.0, 0.85)
     ]
-    for row in record["rows"]:
+    for row in rows:
         assert row["cost"] == pytest.approx(row["ours_s"] / row["free_s"] - 1)
         assert row["tokens"] > 20
     assert "before the first plan" in capsys.readouterr().out
@@ -195,12 +198,12 @@ def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "loading.json"
     loading.main([str(tmp_path / "weights"), "--model", "tiny", "--rounds", "1", "--json", str(file)])
-    (record,) = runs(file)
-    read, load, *rest = record["rows"]
+    (record,), rows = written(file)
+    read, load, *rest = rows
     assert [row["name"] for row in (read, load)] == ["read from memory", "load from memory"]
     assert [row["name"] for row in rest] == ["read from disk", "load from disk", "convert to native"]
     assert load["times_reading"] == pytest.approx(load["seconds"] / read["seconds"])
-    assert all(0 <= row["memory"] < 2e9 for row in record["rows"])
+    assert all(0 <= row["memory"] < 2e9 for row in rows)
     assert record["machine"]["file"] > record["machine"]["largest"] > 0
     assert "largest tensor" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["tiny_bfloat16"]
@@ -235,7 +238,7 @@ def test_metrics(tmp_path: Path) -> None:
     file = tmp_path / "eval.json"
     arguments = ["--windows", "60", "--dimensions", "8", "--rounds", "1", "--clock", "cpu", "--json", str(file)]
     assert main(["bench", "eval", *arguments]) == 0
-    rows = runs(file)[0]["rows"]
+    _, rows = written(file)
     assert [(row["name"][:3], row["peer"]) for row in rows] == [
         ("FAD", "torchmetrics"),
         ("FAD", "SciPy"),

@@ -18,7 +18,7 @@ SMALL = ["model=tiny", "trainer.accelerator=cpu", "data.crop_frames=20", "adapte
 def test_it_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "gpu.json"
     gpu.main(["--experiments", "xl_lora", "--steps", "2", "--frames", "20", "--json", str(file), *SMALL])
-    (row,) = json.loads(file.read_text(encoding="utf-8"))["runs"][0]["rows"]
+    (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert (row["experiment"], row["steps"], row["device"]) == ("xl_lora", 2, "cpu")
     assert row["trained"] == 2 * 2 * 4 * (16 + 16)  # two layers, two attentions, a product of 16 x 4 and 4 x 16
     assert 0 < row["predicted"] < row["peak"]  # on a CPU, the peak is the whole process's
