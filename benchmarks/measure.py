@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
@@ -128,13 +129,15 @@ class Run:
         """The run that ``arguments``, or else the command line, ask for.
 
         Raises:
-            ValueError: if a number is too small, or there is nothing to append to.
+            ValueError: if a number is too small, the file cannot be written, or there is nothing to append to.
         """
         parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, command and machine there")
         parser.add_argument("--append", action="store_true", help="keep the runs that FILE holds, and add this one")
         given = sys.argv[1:] if arguments is None else list(arguments)
         options = parser.parse_intermixed_args(given)
         check_numbers(options)
+        if options.json:
+            _check_file(options.json)
         return cls(command=f"{parser.prog} {shlex.join(given)}".strip(), options=options, earlier=_earlier(options))
 
     def write(
@@ -162,10 +165,25 @@ def _earlier(options: argparse.Namespace) -> dict[str, list[Any]]:
         raise ValueError("append=true: needs a file to append to; add --json FILE")
     if not options.json.is_file():
         return none
-    found = read_json(options.json)
-    if not all(isinstance(found.get(key), list) for key in none):
+    try:
+        found = read_json(options.json)
+    except ValueError:
+        found = {}
+    if found.keys() != none.keys() or not all(isinstance(part, list) for part in found.values()):
         raise ValueError(f"json={options.json}: holds no runs to append to; leave --append out, or name another file")
-    return {key: found[key] for key in none}
+    return found
+
+
+def _check_file(path: Path) -> None:
+    """Whether it can be written, asked before minutes of measuring."""
+    if path.is_dir():
+        raise ValueError(f"json={path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"json={path}: cannot be written ({error.strerror}); name another file") from error
 
 
 COMPILED = ", compiled"

@@ -69,7 +69,7 @@ def published_size(width: int, layers: int) -> LanguageModel:
     vocabulary = Vocabulary(extend(Tokenizer.from_str(json.dumps(described)), CODES))
     torch.manual_seed(0)
     size = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "head_dim": 64}
-    heads = {"num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 128)}
+    heads = {"num_attention_heads": max(1, width // 64), "num_key_value_heads": max(1, width // 128)}
     config = Qwen3Config(vocab_size=ROWS, tie_word_embeddings=True, max_position_embeddings=4096, **size, **heads)
     network = Qwen3ForCausalLM(config).eval().requires_grad_(False)
     network.generation_config = GenerationConfig()

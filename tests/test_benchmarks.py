@@ -100,6 +100,9 @@ def test_a_song_of_no_whole_number_of_frames_is_as_long_for_both(seconds: float,
         (["gpu", "--steps", "0"], "steps=0: need at least 1"),
         (["gpu", "--append"], "append=true: needs a file to append to; add --json FILE"),
         (["eval", "--append", "--json", "{old}"], "holds no runs to append to"),
+        (["eval", "--json", "."], "json=.: is a folder"),
+        (["eval", "--json", "{old}/new.json"], "old.json/new.json: cannot be written"),
+        (["eval", "--windows", "1"], "windows=1: need at least 2"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(

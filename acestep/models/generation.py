@@ -24,7 +24,7 @@ from acestep.models.attention import Mask, attend, hide
 from acestep.models.dit import DiT, DiTLayer
 from acestep.models.layers import RMSNorm, SwiGLU
 from acestep.models.rotary import Rotary
-from acestep.models.scratch import Scratch
+from acestep.models.scratch import Scratch, is_watched
 from acestep.types import Conditions
 
 ROWS = 2048
@@ -40,6 +40,8 @@ Block = tuple[slice, slice]
 class Generation:
     """A velocity field (``types.PairField``) for few conditions and many times. Has no gradients.
 
+    Of the modules in a layer, linear ones alone are called as such: hooks on others hear nothing.
+
     Where it is to be ``compiled``, torch's compiler makes one program of each kind of layer when it first meets it.
     """
 
@@ -47,7 +49,7 @@ class Generation:
         self.decoder = decoder
         self.compiled = compiled
         self._heard: dict[int, Heard] = {}
-        self._scratch = Scratch(decoder)
+        self._scratch = Scratch()
 
     @torch.no_grad()
     def __call__(
@@ -74,6 +76,7 @@ class Generation:
     def _velocity(self, x_t: Tensor, t: Tensor, branches: Sequence[Heard]) -> Tensor:
         decoder, first = self.decoder, branches[0]
         dtype = first.conditions.states.dtype
+        self._scratch.watched = is_watched(decoder)
         x = decoder.enter(x_t.to(dtype), first.conditions.context, first.frames)  # (B, S, H)
         if first.frames is not None:  # masks are then of songs, and all layers have the same
             x = x.repeat(len(branches), 1, 1)

@@ -80,7 +80,8 @@ class RMSNorm(nn.Module):
 class Unit(torch.autograd.Function):
     """``RMSNorm.unit`` and its factor, with their gradient in half the turns that torch would take by itself.
 
-    The factor is an output so that what is kept for the gradient has gradients too.
+    The factor is an output so that what is kept for the gradient has gradients too. Forward derivatives of forward ones
+    are wrong, as of any function that torch 2.11 is told the derivative of: take one of both backward.
     """
 
     generate_vmap_rule = True

@@ -14,18 +14,18 @@ from acestep.models.rotary import Rotary, rotate, turned, weighted
 
 
 class Scratch:
-    """Memory that layer after layer of ``network`` writes to what is large and soon forgotten.
+    """Memory that layer after layer of a network writes to what is large and soon forgotten.
 
     Torch asks the system for it and hands it back every time, and a processor then fills it page by page, far from its
     cache: with more effort than all norms together. An accelerator's is kept by torch. A network that somebody watches
-    is left to torch too, for what a hook was shown must stay what it was.
+    is left to torch too, for what a hook was shown must stay what it was; and so is one under autocast.
 
     Attributes:
-        watched: nothing that a module took or gave may be written over.
+        watched: nothing that a module took or gave may be written over, see :func:`is_watched`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.watched = _is_watched(network)
+    def __init__(self) -> None:
+        self.watched = False
         self._kept: dict[str, Tensor] = {}
 
     def of(self, linear: nn.Linear, x: Float[Tensor, "n s h"], name: str) -> Float[Tensor, "n s i"]:
@@ -54,7 +54,9 @@ class Scratch:
         return turned(heads, weighted(rotary, norm.weight), out=room).mul_(norm.factor(heads))
 
     def _serves(self, x: Tensor) -> bool:
-        return x.device.type == "cpu" and not self.watched and not torch.compiler.is_compiling()
+        if x.device.type != "cpu" or self.watched or torch.compiler.is_compiling():
+            return False
+        return not torch.is_autocast_enabled("cpu")
 
     def room(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """Memory of that ``shape`` and of ``like``'s kind, with anything in it."""
@@ -65,7 +67,7 @@ class Scratch:
         return kept[:size].view(shape)
 
 
-def _is_watched(network: nn.Module) -> bool:
+def is_watched(network: nn.Module) -> bool:
     """Whether a hook, or a ``forward`` put in the place of the module's own, is shown what passes."""
     return hooks_of_all._has_any_global_hook() or any(
         module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__

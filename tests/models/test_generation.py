@@ -97,10 +97,13 @@ def test_what_a_hook_was_shown_stays() -> None:
     def keep(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         seen.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, torch.Tensor))
 
+    conditions, x_t = two_songs(33)
+    field, null = model.generation(), model.null(conditions)
+    unseen = field.pair(x_t, TIME, conditions, null)
     for module in model.decoder.modules():
         module.register_forward_hook(keep)
-    conditions, x_t = two_songs(33)
-    model.generation().pair(x_t, TIME, conditions, model.null(conditions))
+    for one, other in zip(field.pair(x_t, TIME, conditions, null), unseen, strict=True):
+        torch.testing.assert_close(one, other, atol=3e-5, rtol=1e-4)
     assert len(seen) > 50
     assert all(torch.equal(kept, shown) for kept, shown in seen)
 
@@ -117,6 +120,16 @@ def test_a_generation_in_half_precision_is_no_further_off_than_the_network() -> 
         for made in (field(x_t.bfloat16(), TIME, halves) for field in (model.generation(), model.velocity))
     ]
     assert errors[0] < 1.2 * errors[1] < 0.05
+
+
+@torch.no_grad()
+def test_a_generation_heeds_autocast() -> None:
+    model = network()
+    conditions, x_t = two_songs(33)
+    with torch.autocast("cpu", torch.bfloat16):
+        made, expected = model.generation()(x_t, TIME, conditions), model.velocity(x_t, TIME, conditions)
+    torch.testing.assert_close(made.float(), expected.float(), atol=0.2, rtol=0.1)
+    assert (made - model.velocity(x_t, TIME, conditions)).abs().max() > 1e-3  # it was half precision indeed
 
 
 def test_a_generation_goes_on_outside_of_inference_mode() -> None:
