@@ -215,8 +215,11 @@ def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], flo
     return [min(seconds) for seconds in times]
 
 
-def matmul_peak(size: int = 1024, rounds: int = 10, clock: Callable[[], float] = perf_counter) -> float:
-    """FLOP/s of this machine's float32 matrix product, on the threads that torch uses now, by the rows' clock."""
+def matmul_peak(size: int = 1024, rounds: int = 50, clock: Callable[[], float] = perf_counter) -> float:
+    """FLOP/s of this machine's float32 matrix product, on the threads that torch uses now, by the rows' clock.
+
+    Of half a second and more: before, both threads of a young process may be on one core.
+    """
     a, b = torch.ones(size, size), torch.ones(size, size)
     a @ b
     (seconds,) = best_seconds(lambda: a @ b, rounds=rounds, clock=clock)
