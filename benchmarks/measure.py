@@ -18,19 +18,19 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from acestep.benches import check_numbers
 from acestep.files import read_json, write_json
+from benchmarks.work import Work
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison. ``error`` is the largest difference between both results, ``flops`` our matrix products'.
+    """One comparison. ``error`` is the largest difference between both results.
 
+    ``flops`` and ``bytes`` are those of our matrix products, convolutions and attentions, see ``work.Work``.
     ``products_s`` is what those products alone take that cannot be saved, and ``times_products`` ours over it.
     """
 
@@ -40,6 +40,7 @@ class Row:
     peer_s: float
     ratio: float
     flops: int
+    bytes: int
     share_of_peak: float
     error: float
     products_s: float | None = None
@@ -52,20 +53,21 @@ def compared(
     ours_s: float,
     peer: str,
     peer_s: float,
-    flops: int,
+    work: Work,
     peak: float,
     error: float,
     products_s: float | None = None,
 ) -> Row:
-    """The row of these measurements; ``peak`` is the machine's in FLOP/s."""
+    """The row of these measurements; ``work`` is ours, ``peak`` the machine's in FLOP/s."""
     return Row(
         name=name,
         ours_s=ours_s,
         peer=peer,
         peer_s=peer_s,
         ratio=peer_s / ours_s,
-        flops=flops,
-        share_of_peak=flops / ours_s / peak,
+        flops=work.flops,
+        bytes=work.bytes,
+        share_of_peak=work.flops / ours_s / peak,
         error=error,
         products_s=products_s,
         times_products=ours_s / products_s if products_s else None,
@@ -138,7 +140,11 @@ class Run:
         check_numbers(options)
         if options.json:
             _check_file(options.json)
-        return cls(command=f"{parser.prog} {shlex.join(given)}".strip(), options=options, earlier=_earlier(options))
+        where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        where.add_argument("--json")
+        where.add_argument("--append", action="store_true")
+        _, asked = where.parse_known_args(given)  # what decides the figures, not where they go
+        return cls(command=f"{parser.prog} {shlex.join(asked)}".strip(), options=options, earlier=_earlier(options))
 
     def write(
         self, where: Mapping[str, Any], counts: str, rows: Iterable[Mapping[str, Any]] = (), **figures: Any
@@ -226,30 +232,28 @@ def matmul_peak(size: int = 1024, rounds: int = 50, clock: Callable[[], float] =
     return 2 * size**3 / seconds
 
 
-def count_flops(task: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions in ``task``."""
-    # The fused CPU attention is not in torch's table; as matrix products it is.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        task()
-    return counter.get_total_flops()
+def copy_peak(size: int = 1 << 26, rounds: int = 5) -> float:
+    """Bytes a second that this machine reads and writes as it copies numbers which no cache holds."""
+    source, target = torch.zeros(size), torch.zeros(size)
+    (seconds,) = best_seconds(lambda: target.copy_(source), rounds=rounds)
+    return 2 * source.nbytes / seconds
 
 
 def machine(packages: Sequence[str], peak: float | None = None) -> dict[str, Any]:
-    """Where the figures come from, and when; ``peak`` in FLOP/s, where they are measured by it."""
+    """Where the figures come from, and when; ``peak`` in FLOP/s, where they are measured by it, and copies beside."""
     return {
         "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        **({} if peak is None else {"peak_flops": peak}),
+        **({} if peak is None else {"peak_flops": peak, "peak_bytes": copy_peak()}),
         "packages": {name: version(name) for name in packages},
     }
 
 
 def report(rows: Sequence[Row], where: Mapping[str, Any], run: Run) -> None:
     """Print the table, and write the rows into the file of ``run``."""
-    table = Table(
-        "name", "peer", title=f"{where['threads']} threads, measured peak {where['peak_flops'] / 1e9:.0f} GFLOP/s"
-    )
+    peaks = f"{where['peak_flops'] / 1e9:.0f} GFLOP/s, {where['peak_bytes'] / 1e9:.0f} GB/s"
+    table = Table("name", "peer", title=f"{where['threads']} threads, measured peak {peaks}")
     for column in ("ours s", "peer s", "peer / ours", "ours / products", "share of peak", "error"):
         table.add_column(column, justify="right")
     for row in rows:

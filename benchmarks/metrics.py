@@ -28,11 +28,11 @@ from benchmarks.measure import (
     bench_parser,
     best_seconds,
     compared,
-    count_flops,
     machine,
     matmul_peak,
     report,
 )
+from benchmarks.work import Work
 
 PACKAGES = ("torch", "torchmetrics", "scipy")
 
@@ -96,9 +96,10 @@ def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], floa
     """Both on the same windows."""
     error = abs(pairing.ours() - pairing.theirs())
     ours_s, peer_s = best_seconds(pairing.ours, pairing.theirs, rounds=rounds, clock=clock)
-    flops = count_flops(pairing.ours)
+    with Work() as work:
+        pairing.ours()
     return compared(
-        name=pairing.name, ours_s=ours_s, peer=pairing.peer, peer_s=peer_s, flops=flops, peak=peak, error=error
+        name=pairing.name, ours_s=ours_s, peer=pairing.peer, peer_s=peer_s, work=work, peak=peak, error=error
     )
 
 

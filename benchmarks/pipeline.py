@@ -42,7 +42,6 @@ from benchmarks.measure import (
     bench_parser,
     best_seconds,
     compared,
-    count_flops,
     in_forms,
     machine,
     matmul_peak,
@@ -50,6 +49,7 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.sampler import SCALE, SIZES, Case
+from benchmarks.work import Work
 
 PEER = "diffusers AceStepPipeline"
 PACKAGES = ("torch", "diffusers", "transformers")
@@ -184,14 +184,15 @@ def compare(
     tasks = in_forms(PEER, lambda form: both.ours(until, form), lambda form: both.theirs(until, form), compiled)
     made = {name: task() for name, task in tasks.items()}
     seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
-    flops = count_flops(tasks[""])
+    with Work() as work:
+        tasks[""]()
     return [
         compared(
             name=f"{both.case.name}, to {until}{form}",
             ours_s=seconds[form],
             peer=peer,
             peer_s=seconds[peer],
-            flops=flops,
+            work=work,
             peak=peak,
             error=float((made[form] - made[peer]).abs().max()),
         )

@@ -30,13 +30,13 @@ from benchmarks.measure import (
     bench_parser,
     best_seconds,
     compared,
-    count_flops,
     in_forms,
     machine,
     matmul_peak,
     pairings,
     report,
 )
+from benchmarks.work import Work
 
 PEER, PRODUCTS = "diffusers DiT", "products"
 PACKAGES = ("torch", "diffusers")
@@ -114,14 +114,15 @@ def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float], co
     made = {name: task() for name, task in tasks.items()}
     tasks[PRODUCTS] = products(network, case)
     seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
-    flops = count_flops(tasks[""])
+    with Work() as work:
+        tasks[""]()
     return [
         compared(
             name=case.name + form,
             ours_s=seconds[form],
             peer=peer,
             peer_s=seconds[peer],
-            flops=flops,
+            work=work,
             peak=peak,
             error=float((made[form] - made[peer]).abs().max()),
             products_s=seconds[PRODUCTS],

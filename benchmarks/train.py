@@ -17,7 +17,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
-from acestep.training.flops import StepCost
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 from benchmarks.measure import (
@@ -35,7 +34,8 @@ from benchmarks.measure import (
     pairings,
     report,
 )
-from benchmarks.sampler import PEER, SIZES, TOKENS, Case, diffusers_dit, random_conditions
+from benchmarks.sampler import PEER, SIZES, Case, diffusers_dit, random_conditions
+from benchmarks.work import Work
 
 PACKAGES = ("torch", "diffusers", "peft")
 KINDS = ("lora", "full")
@@ -77,15 +77,15 @@ def compare(
     losses = {name: [next(steps) for _ in range(2)] for name, steps in loops.items()}
     tasks = [partial(next, steps) for steps in loops.values()]
     seconds = dict(zip(loops, best_seconds(*tasks, rounds=rounds, clock=clock), strict=True))
-    _trained(network.decoder, kind, OURS)  # what is frozen needs no gradient, and counts none
-    flops = int(StepCost(network)((case.batch, batch[0].shape[1]), TOKENS))
+    with Work() as work:
+        next(loops[""])
     return [
         compared(
             name=f"{kind} {replace(case, steps=1).name}{form}",
             ours_s=seconds[form],
             peer=peer,
             peer_s=seconds[peer],
-            flops=flops,
+            work=work,
             peak=peak,
             error=max(abs(a - b) for a, b in zip(losses[form], losses[peer], strict=True)),
         )

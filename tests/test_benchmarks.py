@@ -19,7 +19,8 @@ from acestep.__main__ import main
 from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
 from benchmarks import length, loading, planner, tasks, train
-from benchmarks.measure import count_flops, matmul_peak
+from benchmarks.measure import copy_peak, matmul_peak
+from benchmarks.work import Work
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,8 +42,9 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["error"] < 1e-4
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
         assert row["share_of_peak"] > 0
+        assert row["flops"] > row["bytes"] > 0
         assert row["times_products"] == pytest.approx(row["ours_s"] / row["products_s"])
-    assert record["machine"]["peak_flops"] > 0
+    assert record["machine"]["peak_flops"] > record["machine"]["peak_bytes"] > 0
     assert "share of peak" in capsys.readouterr().out
     assert record["command"].startswith("python -m acestep bench sampler --sizes tiny --steps 2 --rounds 1 --clock cpu")
     assert record["options"]["rounds"] == 1
@@ -217,8 +219,20 @@ def test_flops_of_attention_are_counted() -> None:
     from torch.nn.functional import scaled_dot_product_attention
 
     q = torch.randn(1, 2, 8, 4)
-    assert count_flops(lambda: scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 8 * 8 * 4)
+    k = q[:, :1, :5].clone().requires_grad_()
+    with Work() as work:
+        made = scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    assert work.flops == 2 * (2 * 2 * 8 * 5 * 4)
+    assert work.bytes >= 4 * (2 * 2 * 8 * 4 + 5 * 4)  # queries, what they read, keys that are values
+    with Work() as work:
+        made.sum().backward()
+    assert work.flops == 5 * (2 * 2 * 8 * 5 * 4)
+    a = torch.randn(3, 5)
+    with torch.inference_mode(), Work() as work:
+        torch.nn.functional.linear(a, torch.randn(7, 5))
+    assert (work.flops, work.bytes) == (2 * 3 * 5 * 7, 4 * (3 * 5 + 5 * 7 + 3 * 7))
     assert matmul_peak(size=32, rounds=1) > 0
+    assert copy_peak(size=32, rounds=1) > 0
 
 
 def test_tasks(tmp_path: Path) -> None:
