@@ -20,6 +20,7 @@ from acestep.adapters import Base, adapter_base, is_adapter
 from acestep.adapters.base import BLOCK, SCALERS, fits_nf4
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.modes import AUTO_ORDER, FIXED, Memory
+from acestep.tiling import RESIDENT
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
 
@@ -196,11 +197,12 @@ def _activations(
     mask = 2 * batch_size * patches * 3 * config.sliding_window * dtype.itemsize if config.use_sliding_window else 0
     # A quantised layer's weight is made anew, whole, while it works.
     weight = config.hidden_size * config.intermediate_size * dtype.itemsize if quantised else 0
-    decode = min(frames, 512) * 1920 * 2 * 128 * dtype.itemsize
+    # A window's widest tensor; eight such live at once, beside the largest weight of the published autoencoder.
+    window = min(frames * 1920 * 128, RESIDENT)
     return {
         "conditioning": 256 * 2**20,
         "sampling": layer + mask + weight,
-        "decoding": 4 * decode + frames * 1920 * 2 * 4,
+        "decoding": (8 * window + 2048 * 1024 * 20) * dtype.itemsize + frames * 1920 * 2 * 4,
     }
 
 

@@ -1,13 +1,16 @@
-"""Long songs through an autoencoder in overlapping tiles: bounded memory, no cross-fade.
+"""Long songs in overlapping windows: bounded memory, no cross-fade.
 
-A tile is a core and up to ``overlap`` more on either side that is discarded afterwards, so that nothing that is
-kept was computed near a cut. Upstream: ``vae_encode_chunks.py`` and ``vae_decode_chunks.py``.
+A window is a core and more on either side that is discarded afterwards, so that nothing that is kept was computed
+near a cut. Around a whole autoencoder it is a tile (upstream ``vae_encode_chunks.py``, ``vae_decode_chunks.py``);
+around one of its stages, which reaches far less, it is small enough to stay in a processor's cache.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -17,6 +20,11 @@ from acestep.types import Autoencoder, PlacedDecoder, Posterior
 
 # Below this an overlap no longer covers what a frame depends on; upstream never halves further.
 MIN_OVERLAP_FRAMES = 4
+
+CACHED, RESIDENT = 2**20, 2**25
+"""Numbers in a stage's widest tensor: what a processor's cache holds, and what keeps an accelerator busy."""
+LEAST_CORE = 256
+"""Positions of a window beside which its margins, and what a stage does once a window, are little."""
 
 
 def tiled_encode(autoencoder: Autoencoder, audio: Float[Tensor, "b a s"], chunk: int, overlap: int) -> Posterior:
@@ -79,6 +87,50 @@ class Window:
         return result[..., round(self.lead * ratio) : result.shape[-1] - round(self.tail * ratio)]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that works along time, and what a window of it must be like.
+
+    Args:
+        function: the part, (B, C, N) to (B, D, about N x rate).
+        rate: results per position; the first result stands at the first position.
+        reach: positions on either side of a result that it depends on.
+        width: numbers that the part's widest tensor has per position, for one song.
+    """
+
+    function: Callable[[Float[Tensor, "b c n"]], Float[Tensor, "b d m"]]
+    rate: Fraction
+    reach: int
+    width: int
+
+    def along(self, blocks: Iterable[Float[Tensor, "b c n"]], most: int) -> Iterator[Float[Tensor, "b d m"]]:
+        """Results of a stream, none of them computed near a cut, from windows of about ``most`` numbers."""
+        step = self.rate.denominator
+        overlap = step * math.ceil(self.reach / step)
+        core = step * math.ceil(max(most // self.width, LEAST_CORE) / step)
+        for window in windows(blocks, core + 2 * overlap, overlap):
+            y = self.function(window.x)
+            # Lengths need not be whole multiples of the rate, so that only the song's own end ends with the results.
+            stop = int((window.x.shape[-1] - window.tail) * self.rate) if window.tail else None
+            yield y[..., int(window.lead * self.rate) : stop]
+
+
+def through(stages: Iterable[Stage], x: Float[Tensor, "b c n"]) -> Float[Tensor, "b d m"]:
+    """``x`` through ``stages``, one after another.
+
+    Where nothing is kept for gradients they pass on windows, as one needs them from another: the same numbers but for
+    rounding, in memory that does not grow with the length.
+    """
+    if torch.is_grad_enabled():
+        for stage in stages:
+            x = stage.function(x)
+        return x
+    blocks: Iterable[Tensor] = [x]
+    for stage in stages:
+        blocks = stage.along(blocks, (CACHED if x.device.type == "cpu" else RESIDENT) // x.shape[0])
+    return _joined(list(blocks))
+
+
 def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -> Iterator[Window]:
     """The windows of a stream that comes in ``blocks`` of any length along the last axis; one if ``chunk`` holds all.
 
@@ -94,13 +146,13 @@ def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -
         while have > (chunk if lead == 0 else lead + stride + overlap):
             if stride < 1:
                 raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
-            x = torch.cat(held, dim=-1)
+            x = _joined(held)
             yield Window(x[..., : lead + stride + overlap], lead, overlap)
             following = min(lead + stride, overlap)
             held = [x[..., lead + stride - following :]]
             lead, have = following, held[0].shape[-1]
     if held:
-        yield from _last_windows(torch.cat(held, dim=-1), lead, stride, overlap, chunk)
+        yield from _last_windows(_joined(held), lead, stride, overlap, chunk)
 
 
 def _last_windows(x: Tensor, lead: int, stride: int, overlap: int, chunk: int) -> Iterator[Window]:
@@ -112,3 +164,7 @@ def _last_windows(x: Tensor, lead: int, stride: int, overlap: int, chunk: int) -
         stop = min(start + stride, total)
         first, last = max(0, start - overlap), min(total, stop + overlap)
         yield Window(x[..., first:last], start - first, last - stop)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -7,18 +7,22 @@ channels first; latents outside are frames first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from fractions import Fraction
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from acestep.tiling import Stage, through
 from acestep.types import Posterior
 
 DILATIONS = (1, 3, 9)
+REACH = 3 * sum(DILATIONS)
+"""Positions on either side that three residual units depend on."""
 SCALE_FLOOR = 1e-4
 UNUSED = frozenset({"_class_name", "_diffusers_version", "_name_or_path"})
 
@@ -163,6 +167,12 @@ class EncoderBlock(nn.Module):
         x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
         return self.conv1(self.snake1(x))
 
+    @property
+    def stage(self) -> Stage:
+        """The block along a stream of values."""
+        stride, width = self.conv1.stride, self.conv1.weight_v.shape[1]
+        return Stage(self, Fraction(1, stride), REACH + 2 * stride, width)
+
 
 class DecoderBlock(nn.Module):
     """A transposed convolution, then three residual units."""
@@ -177,6 +187,12 @@ class DecoderBlock(nn.Module):
         """Lengthen, then refine."""
         x = self.conv_t1(self.snake1(x))
         return self.res_unit3(self.res_unit2(self.res_unit1(x)))
+
+    @property
+    def stage(self) -> Stage:
+        """The block along a stream of values."""
+        stride, width = self.conv_t1.stride, self.conv_t1.weight_v.shape[1]
+        return Stage(self, Fraction(stride), math.ceil(REACH / stride) + 2, width * stride)
 
 
 class OobleckEncoder(nn.Module):
@@ -196,10 +212,9 @@ class OobleckEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
         """Means, then scales before their softplus."""
-        x = self.conv1(x)
-        for block in self.block:
-            x = block(x)
-        return self.conv2(self.snake1(x))
+        first = Stage(self.conv1, Fraction(1), 3, self.conv1.weight_v.shape[0])
+        blocks = cast(Iterable[EncoderBlock], self.block)
+        return self.conv2(self.snake1(through([first, *(block.stage for block in blocks)], x)))
 
 
 class OobleckDecoder(nn.Module):
@@ -220,10 +235,9 @@ class OobleckDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b a s"]:
         """The waveform."""
-        z = self.conv1(z)
-        for block in self.block:
-            z = block(z)
-        return self.conv2(self.snake1(z))
+        last = Stage(nn.Sequential(self.snake1, self.conv2), Fraction(1), 3, self.conv2.weight_v.shape[1])
+        blocks = cast(Iterable[DecoderBlock], self.block)
+        return through([*(block.stage for block in blocks), last], self.conv1(z))
 
 
 class Oobleck(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import normal
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from acestep import tiling
 from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP
@@ -107,6 +110,55 @@ def test_no_seam_is_heard_at_any_length_and_chunk(
     assert _decibels(tiled.mean, oobleck.encode(audio).mean) < SEAM
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    ratios=st.lists(st.integers(2, 6), min_size=1, max_size=2),
+    songs=st.integers(1, 2),
+    frames=st.integers(4, 80),
+    rest=st.integers(0, 35),
+    core=st.integers(4, 90),
+)
+def test_stages_on_windows_give_what_they_give_of_the_whole(
+    ratios: list[int], songs: int, frames: int, rest: int, core: int
+) -> None:
+    config = replace(TINY, downsampling_ratios=tuple(ratios), channel_multiples=(1,) * len(ratios))
+    autoencoder = Oobleck(config).eval().requires_grad_(False)
+    autoencoder.init_weights(torch.Generator().manual_seed(0))
+    audio = normal(torch.Generator().manual_seed(1), songs, 2, frames * config.hop + rest % config.hop)
+    # Where gradients are asked for, stages see the whole song.
+    expected = autoencoder.encode(audio).mean
+    latents = normal(torch.Generator().manual_seed(2), songs, frames, 4)
+    sound = autoencoder.decode(latents)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(tiling, "CACHED", 0)
+        patch.setattr(tiling, "LEAST_CORE", core)
+        torch.testing.assert_close(autoencoder.encode(audio).mean, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(autoencoder.decode(latents), sound, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_in_a_decoder_is_larger_than_the_song(oobleck: Oobleck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "CACHED", 2**12)
+    latents = torch.zeros(1, 3_000, 4)
+    with torch.no_grad(), LargestTensor() as largest:
+        audio = oobleck.decode(latents)
+    assert largest.numbers == audio.numel()
+    with LargestTensor() as largest:
+        oobleck.decode(latents)
+    assert largest.numbers == audio.numel() * TINY.decoder_channels / TINY.audio_channels
+
+
+class LargestTensor(TorchDispatchMode):
+    """Sees every result of an operation."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
 @pytest.mark.slow
 def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
     config = OobleckConfig(
@@ -114,12 +166,13 @@ def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
     )
     autoencoder = Oobleck(config).eval().requires_grad_(False)
     autoencoder.init_weights(torch.Generator().manual_seed(0))
-    latents = normal(torch.Generator().manual_seed(1), 1, 801, 1)
+    latents = normal(torch.Generator().manual_seed(1), 1, DECODE_CHUNK + 301, 1)
     audio = autoencoder.decode(latents)
     tiled = tiled_decode(autoencoder, latents, DECODE_CHUNK, DECODE_OVERLAP)
     assert _decibels(tiled, audio) < SEAM
     encoder = TiledEncoder()
     tiles = (size * config.hop for size in (encoder.chunk, encoder.overlap))
+    audio = audio[..., : (encoder.chunk + 51) * config.hop]
     assert _decibels(tiled_encode(autoencoder, audio, *tiles).mean, autoencoder.encode(audio).mean) < SEAM
 
 
