@@ -14,6 +14,7 @@ Bench = Callable[[argparse.Namespace], int]
 PEERS = {
     "sampler": ("sampler", "our sampler beside diffusers' DiT in the same loop"),
     "pipeline": ("pipeline", "our pipeline beside diffusers' whole one, words in and audio out"),
+    "autoencoder": ("autoencoder", "our Oobleck beside diffusers', to latents and back"),
     "train": ("train", "our training step beside diffusers' DiT's, full and LoRA"),
     "length": ("length", "what a song's length costs in time and memory"),
     "load": ("loading", "opening a checkpoint beside reading its bytes"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_pipeline(tmp_path: Path) -> None:
         assert row["error"] < 1e-4
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
     assert rows[0]["flops"] < rows[1]["flops"]
+
+
+def test_autoencoder(tmp_path: Path) -> None:
+    file = tmp_path / "autoencoder.json"
+    given = ["--sizes", "tiny", "--seconds", "30", "--rounds", "1"]
+    assert main(["bench", "autoencoder", *given, "--json", str(file)]) == 0
+    _, rows = written(file)
+    whole = "diffusers AutoencoderOobleck"
+    named = [(row["name"], row["peer"]) for row in rows]
+    assert named == list(product(("tiny 30 s, encode", "tiny 30 s, decode"), (whole, f"{whole}, in tiles")))
+    assert all(row["error"] < 1e-5 and row["flops"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("seconds", [0.56, 0.63])

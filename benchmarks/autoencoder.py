@@ -1,0 +1,122 @@
+"""Our Oobleck beside diffusers', a song to latents and back: the same weights, random ones.
+
+``python -m acestep bench autoencoder --seconds 60 --json FILE``. The peer has two ways: the whole song at once, which
+is how its pipeline leaves it, and the tiles that it can be told to use: 512 frames or 30 s, a quarter or an eighth of
+them overlap.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import product
+
+import torch
+from diffusers import AutoencoderOobleck
+from torch import Tensor
+
+from acestep.audio import Audio
+from acestep.data.encode import TiledEncoder
+from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP
+from acestep.tiling import tiled_decode
+from benchmarks.measure import (
+    CLOCKS,
+    COLUMNS,
+    Row,
+    Run,
+    add_timing,
+    bench_parser,
+    best_seconds,
+    compared,
+    machine,
+    matmul_peak,
+    report,
+)
+from benchmarks.pipeline import OOBLECK
+from benchmarks.work import Work
+
+PEER = "diffusers AutoencoderOobleck"
+TILED = f"{PEER}, in tiles"
+SIZES = {**OOBLECK, "xl": OobleckConfig()}
+ENCODE, DECODE = "encode", "decode"
+Task = Callable[[], Tensor]
+
+
+def built(size: str) -> tuple[Oobleck, AutoencoderOobleck]:
+    """Ours and the peer's, with the same random weights."""
+    ours = Oobleck(SIZES[size]).eval().requires_grad_(False)
+    ours.init_weights(torch.Generator().manual_seed(0))
+    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ours.config).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's older weight norm, which the peer is made of
+        peer = AutoencoderOobleck(**sizes).eval().requires_grad_(False)
+    peer.load_state_dict(ours.state_dict())
+    return ours, peer
+
+
+def tasks(size: str, way: str, seconds: float) -> dict[str, Task]:
+    """``way`` by everyone, from the same noise: ours by the pipeline's and the data's tiles."""
+    ours, peer = built(size)
+    config, generator = ours.config, torch.Generator().manual_seed(1)
+    frames = round(seconds * config.sampling_rate / config.hop)
+    latents = torch.randn(1, frames, config.decoder_input_channels, generator=generator)
+    audio = torch.randn(config.audio_channels, frames * config.hop, generator=generator).mul_(0.1).clamp_(-1, 1)
+
+    def theirs(tiled: bool) -> Tensor:
+        peer.use_tiling = tiled
+        if way == DECODE:
+            return peer.decode(latents.mT).sample
+        return peer.encode(audio[None]).latent_dist.mean.mT
+
+    def mine() -> Tensor:
+        if way == DECODE:
+            return tiled_decode(ours, latents, DECODE_CHUNK, DECODE_OVERLAP)
+        return TiledEncoder()(Audio(audio, config.sampling_rate), ours).mean
+
+    return {"": mine, PEER: lambda: theirs(False), TILED: lambda: theirs(True)}
+
+
+@torch.no_grad()
+def compare(size: str, way: str, seconds: float, rounds: int, peak: float, clock: Callable[[], float]) -> list[Row]:
+    """A row for each way of the peer."""
+    everyone = tasks(size, way, seconds)
+    made = {name: task() for name, task in everyone.items()}
+    taken = dict(zip(everyone, best_seconds(*everyone.values(), rounds=rounds, clock=clock), strict=True))
+    with Work() as work:
+        everyone[""]()
+    return [
+        compared(
+            name=f"{size} {seconds:g} s, {way}",
+            ours_s=taken[""],
+            peer=peer,
+            peer_s=taken[peer],
+            work=work,
+            peak=peak,
+            error=float((made[""] - made[peer]).abs().max()),
+        )
+        for peer in (PEER, TILED)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every combination of the sizes and durations asked for, both ways."""
+    parser = bench_parser("autoencoder", __doc__, COLUMNS)
+    told = "of the convolutions; xl is the published one, the others are narrower (default xl)"
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["xl"], metavar="SIZE", help=told)
+    parser.add_argument("--seconds", nargs="+", type=float, default=[60.0], metavar="S", help="of music (default 60)")
+    parser.add_argument("--ways", nargs="+", choices=(ENCODE, DECODE), default=[ENCODE, DECODE], help="(default both)")
+    add_timing(parser)
+    run = Run.of(parser, arguments)
+    options = run.options
+    clock = CLOCKS[options.clock]
+    peak = matmul_peak(clock=clock)
+    rows: list[Row] = []
+    for size, seconds, way in product(options.sizes, options.seconds, options.ways):
+        rows += compare(size, way, seconds, options.rounds, peak, clock)
+    report(rows, machine(("torch", "diffusers"), peak), run)
+
+
+if __name__ == "__main__":
+    main()
