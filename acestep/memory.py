@@ -34,6 +34,8 @@ CONTEXT_BYTES = int(0.5 * GIB)
 PUBLISHED_PARAMETERS = {"text_encoder": 595_776_512, "autoencoder": 168_695_426}
 """Of Qwen3-Embedding-0.6B and the published autoencoder."""
 CPU = torch.device("cpu")
+DECODING = 9
+"""Tensors as large as a window's widest that are alive at once while a song is decoded, at most; measured."""
 ROW_BYTES = {"int8": 5, "fp8": 4}
 """What torchao stores with every row of 8-bit weights: a float32 scale, and for int8 a zero point."""
 NF4_BYTES = 1 / 2 + 1 / BLOCK + 4 / (BLOCK * SCALERS)
@@ -197,12 +199,13 @@ def _activations(
     mask = 2 * batch_size * patches * 3 * config.sliding_window * dtype.itemsize if config.use_sliding_window else 0
     # A quantised layer's weight is made anew, whole, while it works.
     weight = config.hidden_size * config.intermediate_size * dtype.itemsize if quantised else 0
-    # A window's widest tensor; eight such live at once, beside the largest weight of the published autoencoder.
-    window = min(frames * 1920 * 128, RESIDENT)
+    # Windows and what they are made of, beside the largest weight of the published autoencoder and the audio twice.
+    decode = DECODING * min(frames * 1920 * 128, RESIDENT) + 2048 * 1024 * 20
+    audio = frames * 1920 * 2 * (dtype.itemsize + 4)
     return {
         "conditioning": 256 * 2**20,
         "sampling": layer + mask + weight,
-        "decoding": (8 * window + 2048 * 1024 * 20) * dtype.itemsize + frames * 1920 * 2 * 4,
+        "decoding": decode * dtype.itemsize + audio,
     }
 
 

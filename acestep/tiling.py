@@ -21,7 +21,7 @@ from acestep.types import Autoencoder, PlacedDecoder, Posterior
 # Below this an overlap no longer covers what a frame depends on; upstream never halves further.
 MIN_OVERLAP_FRAMES = 4
 
-CACHED, RESIDENT = 2**20, 2**25
+CACHED, RESIDENT = 2**20, 2**24
 """Numbers in a stage's widest tensor: what a processor's cache holds, and what keeps an accelerator busy."""
 LEAST_CORE = 256
 """Positions of a window beside which its margins, and what a stage does once a window, are little."""
@@ -86,6 +86,15 @@ class Window:
         ratio = result.shape[-1] / self.x.shape[-1]
         return result[..., round(self.lead * ratio) : result.shape[-1] - round(self.tail * ratio)]
 
+    def core_at(self, result: Float[Tensor, "*b m"], rate: Fraction) -> Float[Tensor, "*b k"]:
+        """The core's part of ``result``, made of ``x`` at ``rate`` from its first value on.
+
+        A core that ends inside the stream ends at a multiple of the rate's denominator; the last takes what is left.
+        """
+        inside = self.x.shape[-1] - self.tail
+        end = inside * rate.numerator // rate.denominator if self.tail else result.shape[-1]
+        return result[..., self.lead * rate.numerator // rate.denominator : end]
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -104,22 +113,23 @@ class Stage:
     width: int
 
     def along(self, blocks: Iterable[Float[Tensor, "b c n"]], most: int) -> Iterator[Float[Tensor, "b d m"]]:
-        """Results of a stream, none of them computed near a cut, from windows of about ``most`` numbers."""
+        """Results of a stream, none of them computed near a cut, where a window's widest tensor has ``most`` numbers.
+
+        More, where so few leave a window little but margins; and what is at work beside it are a few tensors like it.
+        """
         step = self.rate.denominator
         overlap = step * math.ceil(self.reach / step)
         core = step * math.ceil(max(most // self.width, LEAST_CORE) / step)
         for window in windows(blocks, core + 2 * overlap, overlap):
-            y = self.function(window.x)
-            # Lengths need not be whole multiples of the rate, so that only the song's own end ends with the results.
-            stop = int((window.x.shape[-1] - window.tail) * self.rate) if window.tail else None
-            yield y[..., int(window.lead * self.rate) : stop]
+            yield window.core_at(self.function(window.x), self.rate)
+            del window
 
 
 def through(stages: Iterable[Stage], x: Float[Tensor, "b c n"]) -> Float[Tensor, "b d m"]:
     """``x`` through ``stages``, one after another.
 
     Where nothing is kept for gradients they pass on windows, as one needs them from another: the same numbers but for
-    rounding, in memory that does not grow with the length.
+    rounding, and at any length the same memory beside ``x`` and the result.
     """
     if torch.is_grad_enabled():
         for stage in stages:
@@ -127,7 +137,7 @@ def through(stages: Iterable[Stage], x: Float[Tensor, "b c n"]) -> Float[Tensor,
         return x
     blocks: Iterable[Tensor] = [x]
     for stage in stages:
-        blocks = stage.along(blocks, (CACHED if x.device.type == "cpu" else RESIDENT) // x.shape[0])
+        blocks = stage.along(blocks, (CACHED if x.device.type == "cpu" else RESIDENT) // max(1, x.shape[0]))
     return _joined(list(blocks))
 
 
@@ -141,16 +151,21 @@ def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -
     lead = 0
     for block in blocks:
         held.append(block)
-        have = sum(part.shape[-1] for part in held)
+        del block  # here and below: nothing is kept alive while others work
         # The first window waits for more than a chunk, since a stream no longer than that is one window.
-        while have > (chunk if lead == 0 else lead + stride + overlap):
-            if stride < 1:
-                raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
-            x = _joined(held)
+        if sum(part.shape[-1] for part in held) <= (chunk if lead == 0 else lead + stride + overlap):
+            continue
+        if stride < 1:
+            raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
+        x = _joined(held)
+        held.clear()
+        while x.shape[-1] > (chunk if lead == 0 else lead + stride + overlap):
             yield Window(x[..., : lead + stride + overlap], lead, overlap)
             following = min(lead + stride, overlap)
-            held = [x[..., lead + stride - following :]]
-            lead, have = following, held[0].shape[-1]
+            x = x[..., lead + stride - following :]
+            lead = following
+        held.append(x.clone())
+        del x
     if held:
         yield from _last_windows(_joined(held), lead, stride, overlap, chunk)
 

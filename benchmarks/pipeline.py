@@ -2,9 +2,10 @@
 
 ``python -m acestep bench pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are of a
 batch.
-Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, Oobleck in tiles
-(which the peer can do, but has to be told), and bring the peak to -1 dBFS. A row that goes to latents leaves out the
-last two; one that goes to audio is, at few steps, mostly the time of Oobleck, which nobody compiles.
+Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, Oobleck in
+windows (which the peer can do, in tiles of 512 frames, but has to be told), and bring the peak to -1 dBFS. A row that
+goes to latents leaves out the last two; one that goes to audio is, at few steps, mostly the time of Oobleck, which
+nobody compiles.
 
 The structure is the 2B family's, of one width, since the peer's condition encoder lacks the timbre token of XL. Text
 encoder and tokenizer are the micro world's, small on both sides; Oobleck is as narrow as the DiT beside XL's.

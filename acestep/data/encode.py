@@ -61,14 +61,8 @@ def resampled(blocks: Iterable[Float[Tensor, "a n"]], source: int, target: int) 
     margin = old * math.ceil(reach / old)
     core = old * max(1, 4 * margin // old, source // old)
     for window in windows(blocks, core + 2 * margin, margin):
-        yield _window_at_rate(window, old, new)
-
-
-def _window_at_rate(window: Window, old: int, new: int) -> Float[Tensor, "a m"]:
-    result = torchaudio.functional.resample(window.x, old, new, lowpass_filter_width=FILTER_WIDTH)
-    # Where a core ends inside the stream, its end is a multiple of ``old``; at the stream's end all is kept.
-    end = (window.x.shape[-1] - window.tail) * new // old if window.tail else result.shape[-1]
-    return result[..., window.lead * new // old : end]
+        result = torchaudio.functional.resample(window.x, old, new, lowpass_filter_width=FILTER_WIDTH)
+        yield window.core_at(result, ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

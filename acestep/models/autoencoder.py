@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -112,6 +112,11 @@ class Conv(WeightNorm):
         """Convolve."""
         return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
+    @property
+    def stage(self) -> Stage:
+        """One that keeps the length, along a stream of values."""
+        return Stage(self, Fraction(1), self.padding, max(self.weight_v.shape[:2]))
+
 
 class ConvTranspose(WeightNorm):
     """Transposed convolution over time that lengthens ``stride`` times."""
@@ -170,8 +175,8 @@ class EncoderBlock(nn.Module):
     @property
     def stage(self) -> Stage:
         """The block along a stream of values."""
-        stride, width = self.conv1.stride, self.conv1.weight_v.shape[1]
-        return Stage(self, Fraction(1, stride), REACH + 2 * stride, width)
+        stride, (outputs, inputs, _) = self.conv1.stride, self.conv1.weight_v.shape
+        return Stage(self, Fraction(1, stride), REACH + 2 * stride, max(inputs, outputs // stride))
 
 
 class DecoderBlock(nn.Module):
@@ -191,8 +196,8 @@ class DecoderBlock(nn.Module):
     @property
     def stage(self) -> Stage:
         """The block along a stream of values."""
-        stride, width = self.conv_t1.stride, self.conv_t1.weight_v.shape[1]
-        return Stage(self, Fraction(stride), math.ceil(REACH / stride) + 2, width * stride)
+        stride, (inputs, outputs, _) = self.conv_t1.stride, self.conv_t1.weight_v.shape
+        return Stage(self, Fraction(stride), math.ceil(REACH / stride) + 2, max(inputs, outputs * stride))
 
 
 class OobleckEncoder(nn.Module):
@@ -212,9 +217,8 @@ class OobleckEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
         """Means, then scales before their softplus."""
-        first = Stage(self.conv1, Fraction(1), 3, self.conv1.weight_v.shape[0])
         blocks = cast(Iterable[EncoderBlock], self.block)
-        return self.conv2(self.snake1(through([first, *(block.stage for block in blocks)], x)))
+        return through([self.conv1.stage, *(block.stage for block in blocks), _last(self.snake1, self.conv2)], x)
 
 
 class OobleckDecoder(nn.Module):
@@ -235,9 +239,12 @@ class OobleckDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b a s"]:
         """The waveform."""
-        last = Stage(nn.Sequential(self.snake1, self.conv2), Fraction(1), 3, self.conv2.weight_v.shape[1])
         blocks = cast(Iterable[DecoderBlock], self.block)
-        return through([*(block.stage for block in blocks), last], self.conv1(z))
+        return through([self.conv1.stage, *(block.stage for block in blocks), _last(self.snake1, self.conv2)], z)
+
+
+def _last(snake: Snake, conv: Conv) -> Stage:
+    return replace(conv.stage, function=nn.Sequential(snake, conv))
 
 
 class Oobleck(nn.Module):

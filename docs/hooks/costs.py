@@ -8,7 +8,9 @@ import torch
 
 from acestep.config.compose import composed
 from acestep.config.run import build
-from acestep.models.acestep import AceStep
+from acestep.memory import GIB, PUBLISHED_PARAMETERS, predict
+from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.modes import Memory
 from acestep.training.flops import PEAKS, StepCost
 
 CARDS = (1, 8, 64)
@@ -21,7 +23,7 @@ LATENT_BYTES = 2 * 2 * 64
 """Of a latent frame in a store: mean and scale of 64 channels in float16."""
 FRAMES_PER_SECOND = 25
 SONG_SECONDS = 180.0
-GIB = 2**30
+SWEEP_SECONDS = (30, 120, 240)
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,27 @@ def costs_page() -> str:
     """The page."""
     lines = "\n".join(plan.row() for plan in PLANS)
     peak = f"{PEAKS[CARD] / 1e12:.0f}"
-    return TEXT.format(lines=lines, card=CARD, peak=peak, share=SHARE, tokens=TOKENS, sweep=_sweep())
+    config = build(composed("train", ["model=xl_sft", "weights=W", "data.path=D"]).model)
+    told = {"sweep": _sweep(config), "memory": f"{_sweep_memory(config):.1f}"}
+    return TEXT.format(lines=lines, card=CARD, peak=peak, share=SHARE, tokens=TOKENS, **told)
 
 
-def _sweep() -> str:
+def _sweep(config: AceStepConfig) -> str:
     """Hours of ``xl_cfg_sweep``: prompts x takes x scales x lengths, two evaluations at each of 50 steps."""
     with torch.device("meta"):
-        network = AceStep(build(composed("train", ["model=xl_sft", "weights=W", "data.path=D"]).model))
+        network = AceStep(config)
     network.requires_grad_(False)
     cost, scales, takes, prompts, steps = StepCost(network), 7, 2, 100, 50
-    forward = sum(cost((1, seconds * FRAMES_PER_SECOND), TOKENS) / 2 for seconds in (30, 120, 240))
+    forward = sum(cost((1, seconds * FRAMES_PER_SECOND), TOKENS) / 2 for seconds in SWEEP_SECONDS)
     total = prompts * takes * scales * forward * 2 * steps
     return " / ".join(_hours(total / (cards * PEAKS[CARD] * SHARE) / 3600) for cards in CARDS)
+
+
+def _sweep_memory(config: AceStepConfig) -> float:
+    """GiB that the longest songs of ``xl_cfg_sweep`` take, in its batches of four."""
+    others = {part: 2 * count for part, count in PUBLISHED_PARAMETERS.items()}
+    stages = predict(config, others, Memory.full, max(SWEEP_SECONDS), torch.bfloat16, batch_size=4)
+    return stages.peak(offload=False) / GIB
 
 
 def _hours(value: float) -> str:
@@ -113,7 +124,7 @@ on more cards means fewer steps of larger batches, or a smaller `trainer.accumul
 takes the states again on disk (67 GB), the result 10 GB in bfloat16; adapters take under 1.5 GB with their optimizer.
 The audio itself need not be kept beside a store.
 
-`xl_cfg_sweep` with 100 prompts, 7 scales, 3 lengths and 2 takes: {sweep} on 1 / 8 / 64 cards, and 12.6 GiB on each;
+`xl_cfg_sweep` with 100 prompts, 7 scales, 3 lengths and 2 takes: {sweep} on 1 / 8 / 64 cards, and {memory} GiB on each;
 `torchrun --nproc-per-node 8 evaluate.py` shares the songs.
 
 Micro twins, minutes on two CPU cores: `micro_lora` (`xl_lora_style`), `micro_sft` (`xl_sft_muse`), `micro_cfg_dropout`

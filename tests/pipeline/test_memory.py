@@ -26,8 +26,11 @@ from acestep.memory import (
     stored_bytes,
 )
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.modes import AUTO_ORDER, FIXED, Memory
-from acestep.pipeline import Pipeline
+from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP, Pipeline
+from acestep.tiling import tiled_decode
+from acestep.training.memory import Alive
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
 
@@ -129,6 +132,18 @@ def test_what_is_offloaded_and_quantised_counts_less(xl: dict[Memory, object]) -
     assert peaks[Memory.full] > peaks[Memory.offload] > peaks[Memory.int8_offload]
     assert peaks[Memory.full] > peaks[Memory.int8] > peaks[Memory.int8_offload]
     assert sum(xl[Memory.full].weights.values()) == sum(OTHERS.values()) + 2 * 4_987_308_678
+
+
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])
+@pytest.mark.parametrize("seconds", [10, 60, 300])
+def test_decoding_takes_what_is_predicted(seconds: int, dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        published = Oobleck(OobleckConfig()).to(dtype)
+    latents = torch.zeros(1, seconds * 25, 64, dtype=dtype, device="meta")
+    with torch.no_grad(), Alive() as alive:
+        tiled_decode(published, latents, DECODE_CHUNK, DECODE_OVERLAP).float()
+    predicted = predict(AceStepConfig(), OTHERS, Memory.full, seconds, dtype).activations["decoding"]
+    assert 0.95 * alive.peak < predicted < 1.6 * alive.peak
 
 
 def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
