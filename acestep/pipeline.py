@@ -36,8 +36,7 @@ from acestep.weights.open import find_folder, open_checkpoint
 from acestep.weights.save import save_checkpoint
 
 DECODE_CHUNK, DECODE_OVERLAP = 2048, 64
-"""Latent frames. The overlap is upstream's (``vae_decode.py``); its chunk of 512 would be a quarter overlap, and need
-not be so small, since an autoencoder's stages hold little at a time themselves (``acestep.tiling.through``)."""
+"""Latent frames. Upstream's overlap (``vae_decode.py``); its chunk of 512 would be a quarter overlap for no memory."""
 
 OnLatents = Callable[[Song, Float[Tensor, "t c"]], None]
 """Told of each song's latents before they are decoded."""

@@ -94,7 +94,8 @@ def bench_parser(name: str, doc: str, epilog: str) -> argparse.ArgumentParser:
 
 def add_cases(parser: argparse.ArgumentParser, sizes: Sequence[str], seconds: Sequence[float]) -> None:
     """Add what the comparisons of networks are told: which cases, all combinations of them, and how they are timed."""
-    told = "parameters of the DiT: tiny 70 thousand, micro 1.4 million, 100m 111 million (default micro)"
+    told = "parameters of the DiT: tiny 70 thousand, micro 1.4 million, 100m 111 million"
+    told += (", and as published, for a GPU, 2b and xl" if "xl" in sizes else "") + " (default micro)"
     parser.add_argument("--sizes", nargs="+", choices=sizes, default=["micro"], metavar="SIZE", help=told)
     usual = " ".join(f"{one:g}" for one in seconds)
     parser.add_argument(
@@ -221,31 +222,55 @@ def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], flo
     return [min(seconds) for seconds in times]
 
 
-def matmul_peak(size: int = 1024, rounds: int = 50, clock: Callable[[], float] = perf_counter) -> float:
-    """FLOP/s of this machine's float32 matrix product, on the threads that torch uses now, by the rows' clock.
+CPU = torch.device("cpu")
 
-    Of half a second and more: before, both threads of a young process may be on one core.
+
+def on_device(clock: Callable[[], float], device: torch.device) -> Callable[[], float]:
+    """``clock``, read when ``device`` has done what it was told."""
+    if device.type != "cuda":
+        return clock
+
+    def read() -> float:
+        torch.cuda.synchronize(device)
+        return clock()
+
+    return read
+
+
+def matmul_peak(
+    size: int | None = None,
+    rounds: int = 50,
+    clock: Callable[[], float] = perf_counter,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """FLOP/s of a matrix product of this machine, on the threads that torch uses now, by the rows' clock.
+
+    Of half a second and more: before, both threads of a young process may be on one core. ``size`` is 1024, and on a
+    GPU 8192.
     """
-    a, b = torch.ones(size, size), torch.ones(size, size)
+    size = size or (1024 if device.type == "cpu" else 8192)
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b
     (seconds,) = best_seconds(lambda: a @ b, rounds=rounds, clock=clock)
     return 2 * size**3 / seconds
 
 
-def copy_peak(size: int = 1 << 26, rounds: int = 5) -> float:
+def copy_peak(size: int = 1 << 26, rounds: int = 5, device: torch.device = CPU) -> float:
     """Bytes a second that this machine reads and writes as it copies numbers which no cache holds."""
-    source, target = torch.zeros(size), torch.zeros(size)
-    (seconds,) = best_seconds(lambda: target.copy_(source), rounds=rounds)
+    source, target = (torch.zeros(size, device=device) for _ in range(2))
+    (seconds,) = best_seconds(lambda: target.copy_(source), rounds=rounds, clock=on_device(perf_counter, device))
     return 2 * source.nbytes / seconds
 
 
-def machine(packages: Sequence[str], peak: float | None = None) -> dict[str, Any]:
+def machine(packages: Sequence[str], peak: float | None = None, device: torch.device = CPU) -> dict[str, Any]:
     """Where the figures come from, and when; ``peak`` in FLOP/s, where they are measured by it, and copies beside."""
     return {
         "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        **({} if peak is None else {"peak_flops": peak, "peak_bytes": copy_peak()}),
+        **({} if device.type != "cuda" else {"device": torch.cuda.get_device_name(device)}),
+        **({} if peak is None else {"peak_flops": peak, "peak_bytes": copy_peak(device=device)}),
         "packages": {name: version(name) for name in packages},
     }
 

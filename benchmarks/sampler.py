@@ -1,13 +1,14 @@
 """Our sampler beside diffusers' DiT in a bare Euler loop with guidance: the same weights, inputs, process and machine.
 
 ``python -m acestep bench sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per batch.
+On a GPU: ``--sizes xl --seconds 240 --steps 50 --device cuda --dtype bfloat16 --compiled``.
 Beside both: the matrix products and full attention that no arrangement saves, alone, by the same number of steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -16,14 +17,16 @@ import torch.nn.functional as F
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor, nn
 
+from acestep.assembly import named_dtype
 from acestep.flow import CFG, Euler, Linear, Sampler
-from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
 from acestep.models.attention import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (
     CLOCKS,
     COLUMNS,
+    CPU,
     Row,
     Run,
     add_cases,
@@ -33,6 +36,7 @@ from benchmarks.measure import (
     in_forms,
     machine,
     matmul_peak,
+    on_device,
     pairings,
     report,
 )
@@ -73,6 +77,19 @@ SIZES = {
     "micro": _sizes(width=128, inner=192, layers=6, heads=(4, 2), head=32, window=32, condition=96),
     "100m": _sizes(width=768, inner=2304, layers=12, heads=(12, 4), head=64, window=128, condition=512),
 }
+PUBLISHED = {
+    "2b": replace(
+        AceStepConfig(),
+        **dict.fromkeys(ENCODER_SIZES),
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        layer_types=None,
+    ),
+    "xl": AceStepConfig(),
+}
+"""As released; a processor would take hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +108,23 @@ class Case:
 
 
 @torch.no_grad()
-def compare(case: Case, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False) -> list[Row]:
+def compare(
+    case: Case,
+    rounds: int,
+    peak: float,
+    clock: Callable[[], float],
+    compiled: bool = False,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> list[Row]:
     """Both implementations on one case, and through torch's compiler too where ``compiled``."""
     generator = torch.Generator().manual_seed(0)
-    network = AceStep(SIZES[case.size]).eval()
+    network = AceStep({**SIZES, **PUBLISHED}[case.size]).eval()
     network.init_weights(generator)
-    conditions = random_conditions(case, network.config, generator)
+    conditions = random_conditions(case, network.config, generator).to(device, dtype)
+    network.to(device, dtype)
     null = network.null(conditions)
-    noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator)
+    noise = torch.randn(len(conditions.states), conditions.context.shape[1], 64, generator=generator).to(device, dtype)
     sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
 
     def ours(compiled: bool) -> Callable[[], Tensor]:
@@ -140,10 +166,13 @@ def products(network: AceStep, case: Case) -> Callable[[], None]:
     stack = network.config.dit.stack
     patches = -(-round(case.seconds * FRAMES_PER_SECOND) // network.config.patch_size)
     one = case.batch * patches
-    x, inner = torch.randn(2 * one, stack.hidden_size), torch.randn(2 * one, stack.intermediate_size)
-    heads = torch.randn(2 * one, stack.num_attention_heads * stack.head_dim)
+    like = network.null_condition_emb
+    x, inner, heads = (
+        torch.randn(2 * one, width).to(like)
+        for width in (stack.hidden_size, stack.intermediate_size, stack.num_attention_heads * stack.head_dim)
+    )
     query, shared = (
-        torch.randn(2 * case.batch, count, patches, stack.head_dim)
+        torch.randn(2 * case.batch, count, patches, stack.head_dim).to(like)
         for count in (stack.num_attention_heads, stack.num_key_value_heads)
     )
 
@@ -169,12 +198,12 @@ def euler(
 ) -> Tensor:
     """The peer's loop: Euler with guidance on a doubled batch, as little else as can be."""
     states, context = torch.cat([conditions.states, null.states]), torch.cat([conditions.context] * 2)
-    times = torch.linspace(1, 0, steps + 1)
+    times = torch.linspace(1, 0, steps + 1, device=noise.device)
     x = noise
     for now, then in pairwise(times):
-        t = now.expand(2 * len(x))
+        t = now.expand(2 * len(x)).to(x)
         conditional, unconditional = model(torch.cat([x, x]), t, t, states, context, return_dict=False)[0].chunk(2)
-        x = x + (then - now) * (unconditional + scale * (conditional - unconditional))
+        x = x + (then - now).to(x) * (unconditional + scale * (conditional - unconditional))
     return x
 
 
@@ -192,6 +221,7 @@ def diffusers_dit(network: AceStep) -> AceStepTransformer1DModel:
         layer_types=list(stack.layer_types),
         encoder_hidden_size=network.config.encoder.hidden_size,
     ).eval()
+    model.to(network.null_condition_emb)
     model.load_state_dict({to_diffusers(f"decoder.{name}")[1]: w for name, w in network.decoder.state_dict().items()})
     return model
 
@@ -211,10 +241,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Every combination of the sizes, durations and batches asked for."""
     parser = bench_parser("sampler", __doc__, COLUMNS)
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
-    add_cases(parser, list(SIZES), (8.0, 30.0))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
+    parser.add_argument("--dtype", default="float32", help="of weights and activations (default float32)")
+    add_cases(parser, [*SIZES, *PUBLISHED], (8.0, 30.0))
     run = Run.of(parser, arguments)
     options = run.options
-    peak = matmul_peak(clock=CLOCKS[options.clock])
+    device, dtype = torch.device(options.device), named_dtype(options.dtype)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch finds no GPU here; leave --device out")
+    clock = on_device(CLOCKS[options.clock], device)
+    peak = matmul_peak(clock=clock, device=device, dtype=dtype)
     cases = product(options.sizes, options.seconds, options.batch)
     rows = [
         row
@@ -223,11 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Case(size=size, seconds=seconds, batch=batch, steps=options.steps),
             options.rounds,
             peak,
-            CLOCKS[options.clock],
+            clock,
             options.compiled,
+            device,
+            dtype,
         )
     ]
-    report(rows, machine(PACKAGES, peak), run)
+    report(rows, machine(PACKAGES, peak, device), run)
 
 
 if __name__ == "__main__":

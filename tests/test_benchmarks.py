@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import tiny_checkpoint
 
 pytest.importorskip("diffusers", reason="a development dependency")
 
 from acestep import benches
 from acestep.__main__ import main
+from acestep.config.compose import composed
+from acestep.config.run import build
+from acestep.models.acestep import AceStep
 from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
 from benchmarks import length, loading, planner, tasks, train
 from benchmarks.measure import copy_peak, matmul_peak
+from benchmarks.sampler import PUBLISHED
 from benchmarks.work import Work
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +77,20 @@ def test_pipeline(tmp_path: Path) -> None:
         assert row["error"] < 1e-4
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
     assert rows[0]["flops"] < rows[1]["flops"]
+
+
+def test_sizes_of_the_sampler_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        decoders = {size: AceStep(config).decoder for size, config in PUBLISHED.items()}
+        small = AceStep(build(composed("train", ["model=sft_2b", "weights=W", "data.path=D"]).model)).decoder
+    counts = {size: sum(p.numel() for p in decoder.parameters()) for size, decoder in decoders.items()}
+    assert counts == {"2b": sum(p.numel() for p in small.parameters()), "xl": 4_168_897_088}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sampler", "--device", "cuda"]) != 0
+    assert "device=cuda: torch finds no GPU here" in capsys.readouterr().err
 
 
 def test_autoencoder(tmp_path: Path) -> None:

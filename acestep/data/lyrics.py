@@ -34,7 +34,7 @@ def read_lrc(text: str) -> tuple[str, Times]:
     for line in text.splitlines():
         fact = _FACT.fullmatch(line.strip())
         if fact:
-            if line.strip().lower().startswith("[offset") and fact["value"].strip().lstrip("+-").isdigit():
+            if line.strip().lower().startswith("[offset") and fact["value"].strip().lstrip("+-").isdecimal():
                 shift = -int(fact["value"]) / 1000
             continue
         stamps = _STAMPS.match(line.strip())

@@ -45,7 +45,9 @@ def _metadata(plan: str) -> dict[str, int | str]:
         elif key and line[:1].isspace() and line.strip():
             fields[key].append(line.strip())
     joined = {key: " ".join(parts).strip() for key, parts in fields.items()}
-    return {key: int(value) if key in NUMBERS and value.isdigit() else value for key, value in joined.items() if value}
+    return {
+        key: int(value) if key in NUMBERS and value.isdecimal() else value for key, value in joined.items() if value
+    }
 
 
 def _lyrics(rest: str) -> str:

@@ -99,7 +99,7 @@ def _plain(key: str, value: Any) -> Any:
     """``4/4`` as its beats, and digits as a number."""
     if key == "timesignature" and isinstance(value, str):
         value = value.removesuffix("/4")
-    return int(value) if isinstance(value, str) and value.isdigit() else value
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _says_something(negative: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_language import vocabulary
 
@@ -49,6 +49,9 @@ def test_every_plan_that_training_writes_may_be_written(plan: dict) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(PLANS)
+@example(
+    {"bpm": 30, "caption": "²", "duration": 10, "keyscale": "A major", "language": "ar", "timesignature": "2"}
+)  # a digit, and no number
 def test_what_is_known_is_written_word_for_word(plan: dict) -> None:
     machine = DOCUMENTS.plan(plan)
     assert WORDS.decode(machine.forced()) == write_plan(plan)
