@@ -148,22 +148,21 @@ def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -
     """
     stride = chunk - 2 * overlap
     held: list[Tensor] = []
-    lead = 0
+    lead, enough = 0, chunk  # for the first window, since a stream no longer than a chunk is one
     for block in blocks:
         held.append(block)
         del block  # here and below: nothing is kept alive while others work
-        # The first window waits for more than a chunk, since a stream no longer than that is one window.
-        if sum(part.shape[-1] for part in held) <= (chunk if lead == 0 else lead + stride + overlap):
+        if sum(part.shape[-1] for part in held) <= enough:
             continue
         if stride < 1:
             raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
         x = _joined(held)
         held.clear()
-        while x.shape[-1] > (chunk if lead == 0 else lead + stride + overlap):
+        while x.shape[-1] > enough:
             yield Window(x[..., : lead + stride + overlap], lead, overlap)
             following = min(lead + stride, overlap)
             x = x[..., lead + stride - following :]
-            lead = following
+            lead, enough = following, following + stride + overlap
         held.append(x.clone())
         del x
     if held:

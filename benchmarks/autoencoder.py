@@ -28,14 +28,13 @@ from benchmarks.measure import (
     Run,
     add_timing,
     bench_parser,
-    best_seconds,
     compared,
+    largest_difference,
     machine,
     matmul_peak,
     report,
 )
 from benchmarks.pipeline import OOBLECK
-from benchmarks.work import Work
 
 PEER = "diffusers AutoencoderOobleck"
 TILED = f"{PEER}, in tiles"
@@ -56,9 +55,8 @@ def built(size: str) -> tuple[Oobleck, AutoencoderOobleck]:
     return ours, peer
 
 
-def tasks(size: str, way: str, seconds: float) -> dict[str, Task]:
+def tasks(ours: Oobleck, peer: AutoencoderOobleck, way: str, seconds: float) -> dict[str, Task]:
     """``way`` by everyone, from the same noise: ours by the pipeline's and the data's tiles."""
-    ours, peer = built(size)
     config, generator = ours.config, torch.Generator().manual_seed(1)
     frames = round(seconds * config.sampling_rate / config.hop)
     latents = torch.randn(1, frames, config.decoder_input_channels, generator=generator)
@@ -79,27 +77,6 @@ def tasks(size: str, way: str, seconds: float) -> dict[str, Task]:
 
 
 @torch.no_grad()
-def compare(size: str, way: str, seconds: float, rounds: int, peak: float, clock: Callable[[], float]) -> list[Row]:
-    """A row for each way of the peer."""
-    everyone = tasks(size, way, seconds)
-    made = {name: task() for name, task in everyone.items()}
-    taken = dict(zip(everyone, best_seconds(*everyone.values(), rounds=rounds, clock=clock), strict=True))
-    with Work() as work:
-        everyone[""]()
-    return [
-        compared(
-            name=f"{size} {seconds:g} s, {way}",
-            ours_s=taken[""],
-            peer=peer,
-            peer_s=taken[peer],
-            work=work,
-            peak=peak,
-            error=float((made[""] - made[peer]).abs().max()),
-        )
-        for peer in (PEER, TILED)
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every combination of the sizes and durations asked for, both ways."""
     parser = bench_parser("autoencoder", __doc__, COLUMNS)
@@ -113,8 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clock = CLOCKS[options.clock]
     peak = matmul_peak(clock=clock)
     rows: list[Row] = []
-    for size, seconds, way in product(options.sizes, options.seconds, options.ways):
-        rows += compare(size, way, seconds, options.rounds, peak, clock)
+    for size in options.sizes:
+        ours, peer = built(size)
+        for seconds, way in product(options.seconds, options.ways):
+            everyone = tasks(ours, peer, way, seconds)
+            error = largest_difference({name: task() for name, task in everyone.items()})
+            name, pairs = f"{size} {seconds:g} s, {way}", (("", PEER), ("", TILED))
+            rows += compared(name, everyone, pairs, error, rounds=options.rounds, peak=peak, clock=clock)
     report(rows, machine(("torch", "diffusers"), peak), run)
 
 

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from acestep.benches import check_numbers
 from acestep.files import read_json, write_json
+from acestep.memory import CPU
 from benchmarks.work import Work
 
 Made = TypeVar("Made")
@@ -45,33 +47,6 @@ class Row:
     error: float
     products_s: float | None = None
     times_products: float | None = None
-
-
-def compared(
-    *,
-    name: str,
-    ours_s: float,
-    peer: str,
-    peer_s: float,
-    work: Work,
-    peak: float,
-    error: float,
-    products_s: float | None = None,
-) -> Row:
-    """The row of these measurements; ``work`` is ours, ``peak`` the machine's in FLOP/s."""
-    return Row(
-        name=name,
-        ours_s=ours_s,
-        peer=peer,
-        peer_s=peer_s,
-        ratio=peer_s / ours_s,
-        flops=work.flops,
-        bytes=work.bytes,
-        share_of_peak=work.flops / ours_s / peak,
-        error=error,
-        products_s=products_s,
-        times_products=ours_s / products_s if products_s else None,
-    )
 
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
@@ -211,6 +186,58 @@ def in_forms(
     return made | ({COMPILED: ours(True), peer + COMPILED: theirs(True)} if compiled else {})
 
 
+PRODUCTS = "products"
+"""Names the task that holds what cannot be saved."""
+
+
+def compared(
+    name: str,
+    tasks: Mapping[str, Callable[[], Any]],
+    pairs: Iterable[tuple[str, str]],
+    error: Callable[[str, str], float],
+    *,
+    rounds: int,
+    peak: float,
+    clock: Callable[[], float],
+) -> list[Row]:
+    """Time ``tasks`` by turns; a row for each pair of a form of ours and its peer.
+
+    Args:
+        name: what is done; the form of ours is put behind it.
+        tasks: by name, ours under its form, ``""`` as written; perhaps ``PRODUCTS``.
+        pairs: the form of ours, and the peer's name.
+        error: the largest difference between the results of both.
+        rounds: turns of each.
+        peak: the machine's, in FLOP/s.
+        clock: what they are timed by.
+    """
+    seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
+    products_s = seconds.get(PRODUCTS)
+    with Work() as work:
+        tasks[""]()
+    return [
+        Row(
+            name=name + form,
+            ours_s=seconds[form],
+            peer=peer,
+            peer_s=seconds[peer],
+            ratio=seconds[peer] / seconds[form],
+            flops=work.flops,
+            bytes=work.bytes,
+            share_of_peak=work.flops / seconds[form] / peak,
+            error=error(form, peer),
+            products_s=products_s,
+            times_products=seconds[form] / products_s if products_s else None,
+        )
+        for form, peer in pairs
+    ]
+
+
+def largest_difference(made: Mapping[str, Tensor]) -> Callable[[str, str], float]:
+    """Between two of what was ``made``, by name."""
+    return lambda ours, peer: float((made[ours] - made[peer]).abs().max())
+
+
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:
     """The shortest time of each task over ``rounds``, the tasks taking turns so that all see the same machine."""
     times: list[list[float]] = [[] for _ in tasks]
@@ -220,9 +247,6 @@ def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], flo
             task()
             seconds.append(clock() - started)
     return [min(seconds) for seconds in times]
-
-
-CPU = torch.device("cpu")
 
 
 def on_device(clock: Callable[[], float], device: torch.device) -> Callable[[], float]:

@@ -26,13 +26,11 @@ from benchmarks.measure import (
     Run,
     add_timing,
     bench_parser,
-    best_seconds,
     compared,
     machine,
     matmul_peak,
     report,
 )
-from benchmarks.work import Work
 
 PACKAGES = ("torch", "torchmetrics", "scipy")
 
@@ -92,15 +90,12 @@ def _compared(metric: FrechetInceptionDistance | KernelInceptionDistance, refere
     return float(found[0] if isinstance(found, tuple) else found)
 
 
-def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], float]) -> Row:
+def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], float]) -> list[Row]:
     """Both on the same windows."""
     error = abs(pairing.ours() - pairing.theirs())
-    ours_s, peer_s = best_seconds(pairing.ours, pairing.theirs, rounds=rounds, clock=clock)
-    with Work() as work:
-        pairing.ours()
-    return compared(
-        name=pairing.name, ours_s=ours_s, peer=pairing.peer, peer_s=peer_s, work=work, peak=peak, error=error
-    )
+    tasks = {"": pairing.ours, pairing.peer: pairing.theirs}
+    pairs = [("", pairing.peer)]
+    return compared(pairing.name, tasks, pairs, lambda *_: error, rounds=rounds, peak=peak, clock=clock)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,9 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [
-        compare(pairing, options.rounds, peak, CLOCKS[options.clock])
+        row
         for dimensions in options.dimensions
         for pairing in pairings(options.windows, dimensions)
+        for row in compare(pairing, options.rounds, peak, CLOCKS[options.clock])
     ]
     report(rows, machine(PACKAGES, peak), run)
 

@@ -41,16 +41,15 @@ from benchmarks.measure import (
     Run,
     add_cases,
     bench_parser,
-    best_seconds,
     compared,
     in_forms,
+    largest_difference,
     machine,
     matmul_peak,
     pairings,
     report,
 )
 from benchmarks.sampler import SCALE, SIZES, Case
-from benchmarks.work import Work
 
 PEER = "diffusers AceStepPipeline"
 PACKAGES = ("torch", "diffusers", "transformers")
@@ -183,22 +182,9 @@ def compare(
 ) -> list[Row]:
     """Both pipelines on one case, and through torch's compiler too where ``compiled``."""
     tasks = in_forms(PEER, lambda form: both.ours(until, form), lambda form: both.theirs(until, form), compiled)
-    made = {name: task() for name, task in tasks.items()}
-    seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
-    with Work() as work:
-        tasks[""]()
-    return [
-        compared(
-            name=f"{both.case.name}, to {until}{form}",
-            ours_s=seconds[form],
-            peer=peer,
-            peer_s=seconds[peer],
-            work=work,
-            peak=peak,
-            error=float((made[form] - made[peer]).abs().max()),
-        )
-        for form, peer in pairings(PEER, compiled)
-    ]
+    error = largest_difference({name: task() for name, task in tasks.items()})
+    name, pairs = f"{both.case.name}, to {until}", pairings(PEER, compiled)
+    return compared(name, tasks, pairs, error, rounds=rounds, peak=peak, clock=clock)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

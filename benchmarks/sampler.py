@@ -8,7 +8,7 @@ Beside both: the matrix products and full attention that no arrangement saves, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
 
@@ -18,31 +18,33 @@ from diffusers.models.transformers.ace_step_transformer import AceStepTransforme
 from torch import Tensor, nn
 
 from acestep.assembly import named_dtype
+from acestep.config.compose import composed
+from acestep.config.run import build
 from acestep.flow import CFG, Euler, Linear, Sampler
-from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
+from acestep.memory import CPU
+from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.attention import FULL
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (
     CLOCKS,
     COLUMNS,
-    CPU,
+    PRODUCTS,
     Row,
     Run,
     add_cases,
     bench_parser,
-    best_seconds,
     compared,
     in_forms,
+    largest_difference,
     machine,
     matmul_peak,
     on_device,
     pairings,
     report,
 )
-from benchmarks.work import Work
 
-PEER, PRODUCTS = "diffusers DiT", "products"
+PEER = "diffusers DiT"
 PACKAGES = ("torch", "diffusers")
 FRAMES_PER_SECOND = 25
 TOKENS = 400
@@ -77,19 +79,16 @@ SIZES = {
     "micro": _sizes(width=128, inner=192, layers=6, heads=(4, 2), head=32, window=32, condition=96),
     "100m": _sizes(width=768, inner=2304, layers=12, heads=(12, 4), head=64, window=128, condition=512),
 }
-PUBLISHED = {
-    "2b": replace(
-        AceStepConfig(),
-        **dict.fromkeys(ENCODER_SIZES),
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        layer_types=None,
-    ),
-    "xl": AceStepConfig(),
-}
-"""As released; a processor would take hours."""
+PUBLISHED = {"2b": "sft_2b", "xl": "xl_sft"}
+"""As released, by their files in ``configs/model``; a processor would take hours."""
+
+
+def sized(size: str) -> AceStepConfig:
+    """The model of ``size``."""
+    if size in SIZES:
+        return SIZES[size]
+    config: AceStepConfig = build(composed("train", [f"model={PUBLISHED[size]}"]).model)
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ def compare(
 ) -> list[Row]:
     """Both implementations on one case, and through torch's compiler too where ``compiled``."""
     generator = torch.Generator().manual_seed(0)
-    network = AceStep({**SIZES, **PUBLISHED}[case.size]).eval()
+    network = AceStep(sized(case.size)).eval()
     network.init_weights(generator)
     conditions = random_conditions(case, network.config, generator).to(device, dtype)
     network.to(device, dtype)
@@ -137,24 +136,9 @@ def compare(
         return lambda: euler(peer, noise, conditions, null, case.steps)
 
     tasks: dict[str, Callable[[], Any]] = {**in_forms(PEER, ours, theirs, compiled)}
-    made = {name: task() for name, task in tasks.items()}
+    error = largest_difference({name: task() for name, task in tasks.items()})
     tasks[PRODUCTS] = products(network, case)
-    seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
-    with Work() as work:
-        tasks[""]()
-    return [
-        compared(
-            name=case.name + form,
-            ours_s=seconds[form],
-            peer=peer,
-            peer_s=seconds[peer],
-            work=work,
-            peak=peak,
-            error=float((made[form] - made[peer]).abs().max()),
-            products_s=seconds[PRODUCTS],
-        )
-        for form, peer in pairings(PEER, compiled)
-    ]
+    return compared(case.name, tasks, pairings(PEER, compiled), error, rounds=rounds, peak=peak, clock=clock)
 
 
 def products(network: AceStep, case: Case) -> Callable[[], None]:

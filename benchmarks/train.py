@@ -26,7 +26,6 @@ from benchmarks.measure import (
     Run,
     add_cases,
     bench_parser,
-    best_seconds,
     compared,
     in_forms,
     machine,
@@ -35,7 +34,6 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.sampler import PEER, SIZES, Case, diffusers_dit, random_conditions
-from benchmarks.work import Work
 
 PACKAGES = ("torch", "diffusers", "peft")
 KINDS = ("lora", "full")
@@ -75,22 +73,13 @@ def compare(
 
     loops = in_forms(PEER, ours, theirs, compiled)
     losses = {name: [next(steps) for _ in range(2)] for name, steps in loops.items()}
-    tasks = [partial(next, steps) for steps in loops.values()]
-    seconds = dict(zip(loops, best_seconds(*tasks, rounds=rounds, clock=clock), strict=True))
-    with Work() as work:
-        next(loops[""])
-    return [
-        compared(
-            name=f"{kind} {replace(case, steps=1).name}{form}",
-            ours_s=seconds[form],
-            peer=peer,
-            peer_s=seconds[peer],
-            work=work,
-            peak=peak,
-            error=max(abs(a - b) for a, b in zip(losses[form], losses[peer], strict=True)),
-        )
-        for form, peer in pairings(PEER, compiled)
-    ]
+    tasks = {name: partial(next, steps) for name, steps in loops.items()}
+
+    def error(form: str, peer: str) -> float:
+        return max(abs(a - b) for a, b in zip(losses[form], losses[peer], strict=True))
+
+    name, pairs = f"{kind} {replace(case, steps=1).name}", pairings(PEER, compiled)
+    return compared(name, tasks, pairs, error, rounds=rounds, peak=peak, clock=clock)
 
 
 def _steps(

@@ -25,7 +25,7 @@ from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
 from benchmarks import length, loading, planner, tasks, train
 from benchmarks.measure import copy_peak, matmul_peak
-from benchmarks.sampler import PUBLISHED
+from benchmarks.sampler import PUBLISHED, sized
 from benchmarks.work import Work
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_pipeline(tmp_path: Path) -> None:
 
 def test_sizes_of_the_sampler_are_the_published_ones() -> None:
     with torch.device("meta"):
-        decoders = {size: AceStep(config).decoder for size, config in PUBLISHED.items()}
+        decoders = {size: AceStep(sized(size)).decoder for size in PUBLISHED}
         small = AceStep(build(composed("train", ["model=sft_2b", "weights=W", "data.path=D"]).model)).decoder
     counts = {size: sum(p.numel() for p in decoder.parameters()) for size, decoder in decoders.items()}
     assert counts == {"2b": sum(p.numel() for p in small.parameters()), "xl": 4_168_897_088}

@@ -200,8 +200,23 @@ class DecoderBlock(nn.Module):
         return Stage(self, Fraction(stride), math.ceil(REACH / stride) + 2, max(inputs, outputs * stride))
 
 
-class OobleckEncoder(nn.Module):
-    """Waveform to the posterior's moments, channels first."""
+class Coder(nn.Module):
+    """A convolution, blocks, a snake and a convolution, along time."""
+
+    conv1: Conv
+    block: nn.ModuleList
+    snake1: Snake
+    conv2: Conv
+
+    def forward(self, x: Float[Tensor, "b i n"]) -> Float[Tensor, "b o m"]:
+        """One after another."""
+        blocks = cast(Iterable[EncoderBlock | DecoderBlock], self.block)
+        last = replace(self.conv2.stage, function=nn.Sequential(self.snake1, self.conv2))
+        return through([self.conv1.stage, *(block.stage for block in blocks), last], x)
+
+
+class OobleckEncoder(Coder):
+    """Waveform to the posterior's moments, channels first: means, then scales before their softplus."""
 
     def __init__(self, config: OobleckConfig) -> None:
         super().__init__()
@@ -215,13 +230,8 @@ class OobleckEncoder(nn.Module):
         self.snake1 = Snake(channels[-1])
         self.conv2 = Conv(channels[-1], width, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
-        """Means, then scales before their softplus."""
-        blocks = cast(Iterable[EncoderBlock], self.block)
-        return through([self.conv1.stage, *(block.stage for block in blocks), _last(self.snake1, self.conv2)], x)
 
-
-class OobleckDecoder(nn.Module):
+class OobleckDecoder(Coder):
     """Latents, channels first, to waveform. Nothing bounds the output."""
 
     def __init__(self, config: OobleckConfig) -> None:
@@ -236,15 +246,6 @@ class OobleckDecoder(nn.Module):
         )
         self.snake1 = Snake(channels[-1])
         self.conv2 = Conv(channels[-1], config.audio_channels, 7, padding=3, bias=False)
-
-    def forward(self, z: Float[Tensor, "b c t"]) -> Float[Tensor, "b a s"]:
-        """The waveform."""
-        blocks = cast(Iterable[DecoderBlock], self.block)
-        return through([self.conv1.stage, *(block.stage for block in blocks), _last(self.snake1, self.conv2)], z)
-
-
-def _last(snake: Snake, conv: Conv) -> Stage:
-    return replace(conv.stage, function=nn.Sequential(snake, conv))
 
 
 class Oobleck(nn.Module):
