@@ -42,10 +42,11 @@ def test_training_pairs_songs_with_their_words():
     generator = torch.Generator().manual_seed(0)
     spectra = torch.randn(48, SMALL.bands, 40, generator=generator)
     songs = [Song(caption=f"number{i} word{i % 7}") for i in range(48)]
-    towers, losses = train(spectra, songs, SMALL, generator, steps=120, batch=24)
-    assert losses[-1] < losses[0] / 2
+    towers, losses = train(spectra, songs, SMALL, generator, steps=240, batch=24)
+    # Over 8 seeds and 3 instruction sets: loss at most .17 of the first, share of right pairs at least .896.
+    assert losses[-1] < losses[0] / 3
     match = towers.hear(spectra) @ towers.read(word_numbers(songs, SMALL)).T
-    assert (match.argmax(1) == torch.arange(48)).float().mean() > 0.5
+    assert (match.argmax(1) == torch.arange(48)).float().mean() > 0.75
 
 
 def test_file_round_trip(tmp_path: Path):
