@@ -10,7 +10,7 @@ from acestep.config.run import main
 @main("evaluate")
 def evaluate(cfg: DictConfig) -> None:
     """Every prompt under every setting, scored; the same folder again goes on where it stopped."""
-    from acestep.config.evaluate import measure  # here, so that --help need not load torch
+    from acestep.cli.evaluate import measure  # here, so that --help need not load torch
 
     found = measure(cfg)
     if found is None:

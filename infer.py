@@ -12,7 +12,7 @@ from acestep.config.run import main
 @main("infer")
 def infer(cfg: DictConfig) -> None:
     """One song to one file, or a list of songs to a folder."""
-    from acestep.config.infer import make  # here, so that --help need not load torch
+    from acestep.cli.generate import make  # here, so that --help need not load torch
 
     status = make(cfg, lambda line: print(line, flush=True))
     if status:

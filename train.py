@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from acestep.config.folder import again, start
 from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check, main
-from acestep.training.card import write_card
+from acestep.config.run_dir import again, start
 from acestep.training.fit import fit
+from acestep.training.run_card import write_card
 
 
 @main("train")

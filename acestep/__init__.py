@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["Audio", "Pipeline", "Request", "Song"]
 
 _HOMES = {
-    "Audio": "acestep.audio",
-    "Pipeline": "acestep.pipeline",
+    "Audio": "acestep.audio.audio",
+    "Pipeline": "acestep.pipeline.pipeline",
     "Request": "acestep.types",
     "Song": "acestep.types",
 }

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from acestep.benches import bench_commands, check_numbers
-from acestep.evaluation.command import report_command
-from acestep.micro_commands import micro_commands
-from acestep.release import release_commands
-from acestep.runs.commands import check_run, publish_command, sweep_report
-from acestep.terminal import SOME_SKIPPED, show_figures, show_findings, show_outcome, songs_progress
+from acestep.cli.bench import bench_commands, check_numbers
+from acestep.cli.export import release_commands
+from acestep.cli.micro import micro_commands
+from acestep.cli.publish import check_run, publish_command, sweep_report
+from acestep.cli.report import report_command
+from acestep.cli.terminal import SOME_SKIPPED, show_figures, show_findings, show_outcome, songs_progress
 
 Commands = argparse._SubParsersAction
 
@@ -37,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def preprocess(options: argparse.Namespace) -> int:
     """Encode songs into a latent store, or only look at them."""
-    from acestep.assembly import load_autoencoder
-    from acestep.conditioning.metadata import checked
     from acestep.data.journal import check_settings
     from acestep.data.measure import Level
     from acestep.data.preprocess import Preprocess
     from acestep.data.report import dry_run, write_report
     from acestep.data.settings import SETTINGS_FILE
     from acestep.data.store import read_rows
+    from acestep.pipeline.build import load_autoencoder
+    from acestep.songs.metadata import checked
 
     load = partial(load_autoencoder, options.weights, options.device)
     run = Preprocess(workers=options.workers, level=Level(options.loudness), checked=checked)
@@ -69,8 +69,8 @@ def preprocess(options: argparse.Namespace) -> int:
 def bench_data(options: argparse.Namespace) -> int:
     """Measure how fast songs become latents, and latents batches."""
     check_numbers(options)
-    from acestep.assembly import load_autoencoder
     from acestep.data.bench import bench_data as figures
+    from acestep.pipeline.build import load_autoencoder
 
     load = partial(load_autoencoder, options.weights, options.device)
     return show_figures(figures(load, options.songs, options.workers), options.json)
@@ -78,7 +78,7 @@ def bench_data(options: argparse.Namespace) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """Write a checkpoint in another layout."""
-    from acestep.assembly import named_dtype
+    from acestep.pipeline.build import named_dtype
     from acestep.weights.open import open_checkpoint
     from acestep.weights.save import save_checkpoint
 
@@ -119,7 +119,7 @@ def verify(options: argparse.Namespace) -> int:
 def bench_memory(options: argparse.Namespace) -> int:
     """Measure or predict the memory that each mode takes."""
     check_numbers(options)
-    from acestep.bench import memory_lines
+    from acestep.cli.bench_memory import memory_lines
 
     told = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
     for line in memory_lines(told):
@@ -222,7 +222,7 @@ def _checkpoint_commands(commands: Commands) -> None:
 
 def hear(options: argparse.Namespace) -> int:
     """Recordings to words."""
-    from acestep.config.listening import describe
+    from acestep.cli.describe import describe
 
     return describe(options)
 

@@ -18,9 +18,9 @@ from torch import nn
 
 from acestep.adapters import Base, adapter_base, is_adapter
 from acestep.adapters.base import BLOCK, SCALERS, fits_nf4
+from acestep.audio.tiling import RESIDENT
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.modes import AUTO_ORDER, FIXED, Memory
-from acestep.tiling import RESIDENT
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
 

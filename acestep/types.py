@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from acestep.song import AdapterUse as AdapterUse
-from acestep.song import Request as Request
-from acestep.song import Song as Song
+from acestep.songs.song import AdapterUse as AdapterUse
+from acestep.songs.song import Request as Request
+from acestep.songs.song import Song as Song
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from acestep.assembly import build_network, check_device, named_dtype
 from acestep.models.acestep import AceStep, AceStepConfig, Padding
+from acestep.pipeline.build import build_network, check_device, named_dtype
 from acestep.types import ConditionInputs
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint

@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
+from acestep.audio.tiling import tiled_decode
 from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP
-from acestep.tiling import tiled_decode
+from acestep.pipeline.pipeline import DECODE_CHUNK, DECODE_OVERLAP
 from benchmarks.measure import (
     CLOCKS,
     COLUMNS,

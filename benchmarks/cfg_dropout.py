@@ -19,20 +19,20 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from acestep.assembly import load_autoencoder
 from acestep.data.preprocess import Preprocess
-from acestep.evaluation.metrics import OracleAdherence
+from acestep.evaluation.metrics.core import OracleAdherence
 from acestep.evaluation.prompts import MicroPrompts
 from acestep.evaluation.suite import Evaluation
 from acestep.files import atomic
 from acestep.flow.noise import normal
 from acestep.flow.objective import FlowMatching
 from acestep.flow.timesteps import validation_grid
-from acestep.pipeline import Pipeline
+from acestep.pipeline.build import load_autoencoder
+from acestep.pipeline.pipeline import Pipeline
 from acestep.synth import write_world
-from acestep.training.data import DataConfig, LatentData
+from acestep.training.datamodule import DataConfig, LatentData
 from acestep.training.loggers import read_table
-from acestep.training.randomness import derived_generator
+from acestep.training.seeding import derived_generator
 from acestep.weights.open import open_checkpoint
 
 ROOT = Path(__file__).parents[1]

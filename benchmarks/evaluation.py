@@ -21,14 +21,14 @@ import torch
 
 from acestep.config.compose import composed
 from acestep.config.run import build
-from acestep.evaluation.cells import CEILING, Cell
-from acestep.evaluation.clips import ClipStore
-from acestep.evaluation.plots import save
 from acestep.evaluation.prompts import MicroPrompts
-from acestep.evaluation.report import Part, write_report
+from acestep.evaluation.report.html import Part, write_report
+from acestep.evaluation.report.plots import save
 from acestep.evaluation.results import Results, paired
+from acestep.evaluation.samples import ClipStore
 from acestep.evaluation.suite import Evaluation
-from acestep.pipeline import Pipeline
+from acestep.evaluation.sweep import CEILING, Cell
+from acestep.pipeline.pipeline import Pipeline
 from benchmarks import trial
 
 HERE = Path(__file__).parent

@@ -21,14 +21,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from acestep.assembly import load_autoencoder
-from acestep.bench import config_name, planned
+from acestep.cli.bench_memory import config_name, planned
 from acestep.config.compose import composed
 from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check
 from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
 from acestep.memory import GIB, peak_memory, stored_bytes
+from acestep.pipeline.build import load_autoencoder
 from acestep.training.flops import utilisation
 from benchmarks.measure import Run, bench_parser, machine
 

@@ -20,7 +20,7 @@ from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import peak_memory
 from acestep.models.acestep import AceStep
 from acestep.models.attention import SLIDING
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.open import find_folder
 from benchmarks.measure import CLOCKS, FASTEST, Run, add_timing, bench_parser, best_seconds, machine

@@ -23,11 +23,11 @@ from rich.table import Table
 from torch import Tensor
 
 from acestep.__main__ import main as acestep
-from acestep.assembly import build_network, named_dtype
-from acestep.bench import config_name
+from acestep.cli.bench_memory import config_name
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.pipeline.build import build_network, named_dtype
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint

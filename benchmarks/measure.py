@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from acestep.benches import check_numbers
+from acestep.cli.bench import check_numbers
 from acestep.files import read_json, write_json
 from acestep.memory import CPU
 from benchmarks.work import Work

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from acestep.evaluation.fad import frechet_distance
-from acestep.evaluation.gaussian import Moments
-from acestep.evaluation.kad import kid
+from acestep.evaluation.metrics.fad import frechet_distance
+from acestep.evaluation.metrics.gaussian import Moments
+from acestep.evaluation.metrics.kad import kid
 from benchmarks.measure import (
     CLOCKS,
     COLUMNS,

@@ -21,19 +21,19 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from acestep.assembly import load_autoencoder
-from acestep.bench import config_name
+from acestep.cli.bench_memory import config_name
 from acestep.config.compose import composed
 from acestep.config.jobs import build_job
 from acestep.config.run import build, built_values, check
 from acestep.data import EpochBatches
 from acestep.data.preprocess import Preprocess
+from acestep.pipeline.build import load_autoencoder
 from acestep.synth import write_world
-from acestep.training.data import LatentData
+from acestep.training.datamodule import LatentData
 from acestep.training.dit import latents
 from acestep.training.fit import fit, load_pipeline, select_trained
-from acestep.training.randomness import derived_generator
-from acestep.training.tasks import layouts
+from acestep.training.prompt_tasks import layouts
+from acestep.training.seeding import derived_generator
 from benchmarks.measure import Run, bench_parser, machine
 
 PACKAGES = ("torch", "lightning", "hydra-core")

@@ -29,7 +29,7 @@ from acestep.flow.noise import initial_noise
 from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.language import PAD
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.open import open_checkpoint

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor, nn
 
-from acestep.assembly import named_dtype
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import CPU
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.attention import FULL
+from acestep.pipeline.build import named_dtype
 from acestep.types import Conditions
 from acestep.weights.keys import to_diffusers
 from benchmarks.measure import (

@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.assembly import fingerprint
-from acestep.audio import Audio, read_audio
-from acestep.evaluation.metrics import ORACLES
+from acestep.audio.audio import Audio, read_audio
+from acestep.evaluation.metrics.core import ORACLES
 from acestep.evaluation.statistics import bootstrap, paired_difference
 from acestep.files import atomic
-from acestep.pipeline import Pipeline
+from acestep.pipeline.build import fingerprint
+from acestep.pipeline.pipeline import Pipeline
 from acestep.synth import CHANCE, INSTRUMENTS, Oracles, Truth, describe, draw_song, render
 from acestep.synth.spectra import Spectra, listen
 from acestep.synth.world import FRAME_RATE

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.evaluation.corruptions import CORRUPTIONS
-from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, KernelDistance, OracleAdherence
-from acestep.evaluation.micro_clap import MicroClapSpec
-from acestep.evaluation.plots import ACCENT, GRID, INK, MUTED, WARM
+from acestep.evaluation.embedders.micro_clap import MicroClapSpec
+from acestep.evaluation.metrics.core import ClapAdherence, FrechetDistance, KernelDistance, OracleAdherence
+from acestep.evaluation.metrics.key import KeyAdherence
+from acestep.evaluation.metrics.signal import DurationAdherence
+from acestep.evaluation.metrics.tempo import TempoAdherence
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.rhythm import TempoAdherence
-from acestep.evaluation.signal import DurationAdherence
-from acestep.evaluation.tonality import KeyAdherence
+from acestep.evaluation.report.plots import ACCENT, GRID, INK, MUTED, WARM
 from acestep.synth import Truth, describe, draw_truth, render
 
 RATE = 48_000

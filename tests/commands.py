@@ -11,8 +11,8 @@ import pytest
 import evaluate
 import train
 from acestep.__main__ import main
-from acestep.assembly import load_autoencoder
 from acestep.data.preprocess import Preprocess
+from acestep.pipeline.build import load_autoencoder
 from acestep.synth import write_world
 
 MAINS = {"train": train.train, "evaluate": evaluate.evaluate}

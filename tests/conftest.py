@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import NETWORK, write_tiny
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint

@@ -16,8 +16,8 @@ from tiny import tiny_checkpoint
 
 pytest.importorskip("diffusers", reason="a development dependency")
 
-from acestep import benches
 from acestep.__main__ import main
+from acestep.cli import bench as benches
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.models.acestep import AceStep

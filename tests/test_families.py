@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
-from acestep.assembly import build_sampler
 from acestep.config.compose import composed
 from acestep.config.run import build
 from acestep.flow import CFG, Sampler, Shifted
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
+from acestep.pipeline.build import build_sampler
 from acestep.training.fit import Start, load_pipeline
 from acestep.verify import family
 from acestep.weights.checkpoint import Checkpoint

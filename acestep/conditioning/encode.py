@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.conditioning.lyrics import LETTERS_A_SECOND, WORDS_A_SECOND, seconds_to_sing
+from acestep.conditioning.masks import Layout, lay_out, tiled
 from acestep.conditioning.prompt import render
-from acestep.conditioning.tasks import Layout, lay_out, tiled
 from acestep.models.language import TextEncoder
 from acestep.types import ConditionInputs, Song
 

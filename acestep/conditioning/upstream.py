@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.conditioning.encode import Conditioner
+from acestep.conditioning.masks import Layout
 from acestep.conditioning.prompt import (
     INSTRUMENTAL,
     TEXT2MUSIC,
@@ -24,7 +25,6 @@ from acestep.conditioning.prompt import (
     lyric_prompt,
     metadata_block,
 )
-from acestep.conditioning.tasks import Layout
 from acestep.data.captions import TagPosition
 from acestep.types import Song
 

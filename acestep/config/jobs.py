@@ -5,8 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from acestep.config.run import build
-from acestep.training.jobs import Job, Parts
 from acestep.training.module import Optimization
+from acestep.training.tasks import Job, Parts
 
 
 def build_job(cfg: DictConfig) -> Job:

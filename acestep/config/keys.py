@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from acestep.modes import FIXED
-from acestep.song import shown
+from acestep.songs.song import shown
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,18 @@ SCHEMAS = {
         "min_snr": "acestep.flow.MinSNR",
     },
     "objective": {"flow_matching": "acestep.flow.FlowMatching"},
-    "data": {"latents": "acestep.training.data.DataConfig", "audio": "acestep.training.audio.AudioConfig"},
+    "data": {
+        "latents": "acestep.training.datamodule.DataConfig",
+        "audio": "acestep.training.audio_datamodule.AudioConfig",
+    },
     "task": {
-        "dit": "acestep.training.jobs.DiTTask",
-        "tokenizer": "acestep.training.jobs.TokenizerTask",
-        "planner": "acestep.training.jobs.PlannerTask",
-        "autoencoder": "acestep.training.jobs.AutoencoderTask",
+        "dit": "acestep.training.tasks.DiTTask",
+        "tokenizer": "acestep.training.tasks.TokenizerTask",
+        "planner": "acestep.training.tasks.PlannerTask",
+        "autoencoder": "acestep.training.tasks.AutoencoderTask",
     },
     "language": {"pretrained": "acestep.planner.begin.Pretrained", "scratch": "acestep.planner.begin.Scratch"},
-    "planner": {"planner": "acestep.config.planning.Planning"},
+    "planner": {"planner": "acestep.cli.plan_songs.Planning"},
     "optimizer": {
         "adamw": "acestep.training.optim.AdamW",
         "adamw_8bit": "acestep.training.optim.AdamW8bit",
@@ -47,11 +50,11 @@ SCHEMAS = {
     },
     "trainer": {"trainer": "acestep.training.trainer.TrainerConfig"},
     "lr": {
-        "cosine": "acestep.training.schedules.WarmupCosine",
-        "constant": "acestep.training.schedules.WarmupConstant",
-        "linear": "acestep.training.schedules.WarmupLinear",
-        "stable_decay": "acestep.training.schedules.WarmupStableDecay",
-        "inverse_root": "acestep.training.schedules.WarmupInverseRoot",
+        "cosine": "acestep.training.lr_schedules.WarmupCosine",
+        "constant": "acestep.training.lr_schedules.WarmupConstant",
+        "linear": "acestep.training.lr_schedules.WarmupLinear",
+        "stable_decay": "acestep.training.lr_schedules.WarmupStableDecay",
+        "inverse_root": "acestep.training.lr_schedules.WarmupInverseRoot",
     },
     "schedule": {
         "linear": "acestep.flow.Linear",
@@ -70,11 +73,11 @@ SCHEMAS = {
     "correction": {"none": "acestep.flow.NoCorrection", "dcw": "acestep.flow.DCW"},
     "clamp": {"norm": "acestep.flow.NormClamp"},
     "smoothing": {"ema": "acestep.flow.VelocityEMA"},
-    "song": {"song": "acestep.song.Request"},
+    "song": {"song": "acestep.songs.song.Request"},
     "eval": {
         "evaluation": "acestep.evaluation.suite.Evaluation",
-        "reconstruction_study": "acestep.evaluation.reconstruction.ReconstructionStudy",
-        "planner_study": "acestep.evaluation.planning.PlannerStudy",
+        "reconstruction_study": "acestep.evaluation.reconstruction_study.ReconstructionStudy",
+        "planner_study": "acestep.evaluation.planner_study.PlannerStudy",
     },
 }
 
@@ -84,6 +87,6 @@ def register() -> None:
     for group, classes in SCHEMAS.items():
         for name, dotted in classes.items():
             store(group, f"{name}_schema", dotted)
-    store("", "train_schema", "acestep.config.mains.TrainKeys", is_target=False)
-    folder = "acestep.config.folder"
+    store("", "train_schema", "acestep.config.top_level.TrainKeys", is_target=False)
+    folder = "acestep.config.run_dir"
     OmegaConf.register_new_resolver("identity", lambda *, _root_: import_module(folder).identity(_root_), replace=True)

@@ -60,7 +60,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
                     sys.exit(_show_help(name))
             with one_sentence(name, wants_traceback), _raising_hydra():
                 if any(word.startswith("reproduce=") for word in sys.argv):
-                    from acestep.config.carry import expanded
+                    from acestep.config.sweep import expanded
 
                     sys.argv[1:] = expanded(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(
@@ -87,7 +87,7 @@ class Told:
             with one_sentence(self.name, self.wants_traceback):
                 self.task(cfg)
             return None
-        from acestep.config.carry import carry_out, in_sweep  # here, since it loads Lightning
+        from acestep.config.sweep import carry_out, in_sweep  # here, since it loads Lightning
 
         # An error ends a run, and not the sweep that it is one of: that is told at the end.
         with nullcontext() if in_sweep() else one_sentence(self.name, self.wants_traceback):

@@ -16,8 +16,8 @@ import torchaudio
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from acestep.audio import Audio
-from acestep.tiling import Window, windows
+from acestep.audio.audio import Audio
+from acestep.audio.tiling import Window, windows
 from acestep.types import Autoencoder, Posterior
 
 FILTER_WIDTH = 6

@@ -7,7 +7,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-from acestep.audio import stream_audio
+from acestep.audio.audio import stream_audio
 from acestep.data.measure import Listener, Measures
 
 READ_SECONDS = 10.0

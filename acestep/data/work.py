@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from acestep.audio import stream_audio
+from acestep.audio.audio import stream_audio
+from acestep.audio.tiling import Window
 from acestep.data.encode import TiledEncoder, fitted_blocks
 from acestep.data.files import READ_SECONDS, check_whole, file_hash, file_state, measured, opened
 from acestep.data.journal import Known, Seen, add_pending, words_hash
@@ -24,7 +25,6 @@ from acestep.data.measure import Level, Listener
 from acestep.data.settings import Settings
 from acestep.data.store import Row
 from acestep.data.words import Description
-from acestep.tiling import Window
 from acestep.types import Autoencoder, Song
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)

@@ -13,7 +13,7 @@ import torchaudio.functional
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 
 Corruption = Callable[[Audio, float, torch.Generator], Audio]
 

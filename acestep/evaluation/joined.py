@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from acestep.evaluation.cells import CEILING
 from acestep.evaluation.results import Results, Setting
 from acestep.evaluation.rows import row_of
+from acestep.evaluation.sweep import CEILING
 
 
 def joined(found: Mapping[str, Results], axis: str = "weights") -> Results:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.audio import read_sound
+from acestep.audio.audio import read_sound
 from acestep.data.sources import describe, find_songs
 from acestep.evaluation.files import digest
-from acestep.songs import Line, read_songs
+from acestep.songs.lists import Line, read_songs
 from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 from acestep.synth.write import write_world
 from acestep.types import Song

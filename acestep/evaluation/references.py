@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.data.settings import SETTINGS_FILE, autoencoder_settings
 from acestep.data.sources import find_songs
 from acestep.data.store import LatentStore
-from acestep.evaluation.ranks import Ranks
-from acestep.pipeline import Pipeline
+from acestep.evaluation.distributed import Ranks
+from acestep.pipeline.pipeline import Pipeline
 
 
 def reference_recordings(path: str, pipeline: Pipeline, out: Path, ranks: Ranks) -> list[Path]:

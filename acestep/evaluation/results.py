@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import torch
 
 from acestep.evaluation.advice import advice
-from acestep.evaluation.cells import CEILING
 from acestep.evaluation.files import digest, finite_or_none
 from acestep.evaluation.rows import Row
 from acestep.evaluation.statistics import (
@@ -29,6 +28,7 @@ from acestep.evaluation.statistics import (
     sign_flip_test,
     spread,
 )
+from acestep.evaluation.sweep import CEILING
 from acestep.files import atomic, write_json
 from acestep.modes import Memory
 

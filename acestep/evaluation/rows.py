@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from acestep.evaluation.cells import ADAPTERS
 from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.sweep import ADAPTERS
 from acestep.types import AdapterUse, Request, Song
 
 SONG_FIELDS = tuple(one.name for one in fields(Song))

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acestep.audio import Audio
-from acestep.evaluation.clips import Clip
-from acestep.evaluation.hearing import Ear, Heard, HearingStore, each_song
+from acestep.audio.audio import Audio
+from acestep.evaluation.distributed import Ranks
+from acestep.evaluation.embedders.cache import Ear, Heard, HearingStore, each_song
+from acestep.evaluation.metrics.base import Scorer
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.rows import Row
-from acestep.evaluation.scorers import Scorer
+from acestep.evaluation.samples import Clip
 
 Scores = dict[str, float]
 
@@ -25,7 +25,7 @@ class Scoring:
     """Scorers by the name that their columns get, sorted by what they compare a song with.
 
     Args:
-        scorers: see :mod:`acestep.evaluation.scorers`.
+        scorers: see :mod:`acestep.evaluation.metrics.base`.
         store: keeps what was heard.
         references: recordings that sets are compared with.
     """

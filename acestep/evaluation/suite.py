@@ -9,18 +9,18 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from acestep.evaluation.cells import CEILING, Cell, cells_of
-from acestep.evaluation.clips import Clip, ClipStore, Listen
-from acestep.evaluation.embedders import MissingWeightsError
-from acestep.evaluation.hearing import HearingStore
+from acestep.evaluation.distributed import Ranks
+from acestep.evaluation.embedders.base import MissingWeightsError
+from acestep.evaluation.embedders.cache import HearingStore
+from acestep.evaluation.metrics.base import Scorer
 from acestep.evaluation.prompts import Prompt, PromptSource
-from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.references import reference_recordings
 from acestep.evaluation.results import HIGHEST, Results, Setting, by_reason
-from acestep.evaluation.scorers import Scorer
+from acestep.evaluation.samples import Clip, ClipStore, Listen
 from acestep.evaluation.scoring import Scoring
+from acestep.evaluation.sweep import CEILING, Cell, cells_of
 from acestep.flow.sampler import Sampler
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.weights.checkpoint import Lengths
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Evaluation:
     Attributes:
         prompts: where prompts come from.
         metrics: metric by the name that its columns get.
-        sweep: lists of values over the sampler's fields; see :func:`acestep.evaluation.cells.cells_of`.
+        sweep: lists of values over the sampler's fields; see :func:`acestep.evaluation.sweep.cells_of`.
         reference: folder of recordings, or latent store, that sets are compared with; empty takes the prompts' own
             recordings.
         takes: songs for each prompt, from different noise.

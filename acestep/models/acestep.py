@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from acestep.models.attention import FULL, SLIDING
+from acestep.models.cached_dit import Generation
 from acestep.models.conditioner import ConditionEncoder
 from acestep.models.dit import DiT, DiTConfig, Padding
-from acestep.models.generation import Generation
 from acestep.models.layers import StackConfig
 from acestep.models.tokenizer import AudioDetokenizer, AudioTokenizer
 from acestep.types import ConditionInputs, Conditions, VelocityField

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from acestep.tiling import Stage, through
+from acestep.audio.tiling import Stage, through
 from acestep.types import Posterior
 
 DILATIONS = (1, 3, 9)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from acestep.conditioning.metadata import LANGUAGES, MAX_BPM, MIN_BPM, TIME_SIGNATURES
 from acestep.planner.freetext import Line, Lines, Spelling
 from acestep.planner.grammar import Choice, Codes, Machine, Segment
 from acestep.planner.prompts import PLANNED, write_plan
 from acestep.planner.vocabulary import CLOSE, OPEN, Vocabulary
+from acestep.songs.metadata import LANGUAGES, MAX_BPM, MIN_BPM, TIME_SIGNATURES
 
 KEYS = tuple(
     f"{note}{accidental} {mode}"

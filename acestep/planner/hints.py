@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from acestep.conditioning.masks import Layout, tiled
 from acestep.conditioning.prompt import instruction
-from acestep.conditioning.tasks import Layout, tiled
 from acestep.models.acestep import AceStep
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 
-from acestep.conditioning.metadata import checked
 from acestep.conditioning.prompt import INSTRUMENTAL
 from acestep.flow.noise import song_generators
 from acestep.planner import prompts
@@ -23,6 +22,7 @@ from acestep.planner.codes import CODES_PER_SECOND, write_codes
 from acestep.planner.decoding import Decoding
 from acestep.planner.document import Documents, Rules
 from acestep.planner.model import LanguageModel
+from acestep.songs.metadata import checked
 from acestep.types import Song
 from acestep.weights.checkpoint import Lengths
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep.assembly import fingerprint
+from acestep.pipeline.build import fingerprint
 from acestep.runs.changes import data_changes, package_changes, tree_notes
 from acestep.runs.record import RECORD, hash_files, read_record
 from acestep.runs.status import State, read_status

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from acestep.evaluation.report import gallery, write_page
-from acestep.evaluation.report_tables import DASH, table
+from acestep.evaluation.report.html import gallery, write_page
+from acestep.evaluation.report.tables import DASH, table
 from acestep.evaluation.series import plain
 from acestep.runs.pictures import pictures
 from acestep.runs.status import State

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from acestep.evaluation.plots import COLORS, GRID, INK, MUTED
+from acestep.evaluation.report.plots import COLORS, GRID, INK, MUTED
 from acestep.evaluation.series import plain
 from acestep.runs.table import Row, Sweep
 

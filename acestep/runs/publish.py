@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from acestep.adapters.io import is_adapter
-from acestep.audio import read_audio
+from acestep.audio.audio import read_audio
 from acestep.data.settings import SETTINGS_FILE
 from acestep.evaluation.joined import read_results
-from acestep.evaluation.report import chosen, mp3
+from acestep.evaluation.report.html import chosen, mp3
 from acestep.evaluation.results import Results
 from acestep.files import atomic
 from acestep.runs.model_card import Card, model_card

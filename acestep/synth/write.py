@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.files import atomic
 from acestep.synth.render import SAMPLE_RATE, render
 from acestep.synth.world import CURATED, INSTRUMENTS, UNSEEN_INSTRUMENT, Annotation, Truth, describe, draw_truth

@@ -15,12 +15,12 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from acestep.evaluation.reconstruction import reconstruction
+from acestep.evaluation.reconstruction_study import reconstruction
 from acestep.flow.noise import normal
 from acestep.models.autoencoder import Oobleck
 from acestep.models.discriminators import Discriminator, deceive_loss, feature_loss, judge_loss
 from acestep.models.reconstruction import gaussian_kl, mel_distance, stereo_distance
-from acestep.training.audio import AudioBatch
+from acestep.training.audio_datamodule import AudioBatch
 from acestep.training.module import Optimization, Trained
 from acestep.types import Posterior
 

@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.conditioning.encode import Conditioner, tiled
 from acestep.data import LatentBatch
 from acestep.flow.noise import normal
 from acestep.flow.objective import ConditionParts, FlowMatching
 from acestep.flow.sampler import Sampler
 from acestep.flow.timesteps import validation_grid
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.training.flops import StepCost
 from acestep.training.module import Optimization, Trained
-from acestep.training.randomness import derived_generator
+from acestep.training.prompt_tasks import layouts
+from acestep.training.seeding import derived_generator
 from acestep.training.sharding import Sharded, is_sharded, shard
-from acestep.training.tasks import layouts
 from acestep.types import ConditionInputs, Conditions, Posterior, Song
 
 

@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from acestep.adapters import Adapter, hold, save_adapter
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.passthrough import init_passthrough
-from acestep.pipeline import Pipeline
-from acestep.training.data import SongStream
+from acestep.pipeline.pipeline import Pipeline
+from acestep.training.callbacks.preemption import STOPPED, StopOnSignal, StoppedError
+from acestep.training.datamodule import SongStream
 from acestep.training.module import Trained, freeze
-from acestep.training.preemption import STOPPED, StopOnSignal, StoppedError
-from acestep.training.randomness import derived_generator
+from acestep.training.seeding import derived_generator
 from acestep.training.sharding import META, gather
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import open_checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 
 COLUMNS = ("step", "name", "value")
 TABLE = "metrics.csv"

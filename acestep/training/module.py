@@ -12,10 +12,10 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.flow.sampler import Sampler
 from acestep.training.gradients import Gradients
-from acestep.training.randomness import derived_generator, derived_seed
+from acestep.training.seeding import derived_generator, derived_seed
 from acestep.training.sharding import Sharded
 from acestep.types import Song
 

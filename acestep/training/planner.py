@@ -15,21 +15,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from acestep.audio import Audio
-from acestep.conditioning.metadata import checked
+from acestep.audio.audio import Audio
 from acestep.data import Draw, LatentDataset
-from acestep.evaluation.planning import asked, planned_right
+from acestep.evaluation.planner_study import asked, planned_right
 from acestep.flow.sampler import Sampler
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
+from acestep.pipeline.sample import evaluating
 from acestep.planner.decoding import Decoding
 from acestep.planner.examples import Lesson, compose, improvise, listen
 from acestep.planner.learning import Lessons, Losses, collate, losses
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import Planner, PlannerConfig, metadata
 from acestep.planner.vocabulary import Vocabulary
-from acestep.sampling import evaluating
+from acestep.songs.metadata import checked
 from acestep.training.codes import SongCodes
-from acestep.training.data import DataConfig, LatentData
+from acestep.training.datamodule import DataConfig, LatentData
 from acestep.training.module import Optimization, PartLoss, Trained
 from acestep.training.sharding import Sharded, is_sharded, shard_language, whole
 from acestep.types import Song

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from acestep.data import LatentBatch
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.training.codes import code_use
 from acestep.training.dit import latents
 from acestep.training.module import Optimization, PartLoss, Trained

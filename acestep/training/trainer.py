@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from acestep.files import atomic
-from acestep.training.recompute import Recompute, recompute
+from acestep.training.activation_checkpointing import Recompute, recompute
 from acestep.training.sharding import Sharded
 
 COMPILER = {"triton.mix_order_reduction": False}

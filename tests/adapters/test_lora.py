@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from acestep.adapters import LoRA, adapter_base, load_adapter, save_adapter
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 
 VARIANTS = [LoRA(rank=2, targets=("q_proj", "o_proj"), **kind) for kind in ({}, {"rslora": True}, {"dora": True})]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.bank import Bank
 from acestep.adapters.read import read_adapter
-from acestep.song import AdapterUse
+from acestep.songs.song import AdapterUse
 
 NAMES = ("q_proj", "o_proj")
 IN, OUT, RANK, ALPHA = 12, 20, 3, 6.0

@@ -12,16 +12,16 @@ from omegaconf import DictConfig
 
 from acestep.adapters import Adapter
 from acestep.config import registry
-from acestep.config.folder import identity
 from acestep.config.help import is_for
 from acestep.config.run import CONFIGS, build
+from acestep.config.run_dir import identity
 from acestep.data import Crop, TaskMix, Words
 from acestep.data.captions import ShuffleTags
 from acestep.flow import FlowMatching, LogitNormal, LogitNormalMax, MinSNR
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.dit import Padding
 from acestep.training.fit import Start
-from acestep.training.jobs import Conditioning
+from acestep.training.tasks import Conditioning
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if is_for(path, "train"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))

@@ -46,15 +46,17 @@ def test_keys_are_checked_before_torch_is_there() -> None:
 
 @pytest.mark.slow
 def test_a_song_is_made_without_lightning() -> None:
-    code = "import sys, acestep.config.infer, acestep.config.run; sys.exit('lightning' in sys.modules)"
+    code = "import sys, acestep.cli.generate, acestep.config.run; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_keys_are_explained_by_their_classes_and_what_those_extend() -> None:
-    found = meanings("acestep.config.planning.Planning")
+    found = meanings("acestep.cli.plan_songs.Planning")
     assert found["edit"].startswith("write each plan to NAME.plan.yaml and stop")
     assert found["path"] == "Hugging Face folder of the language model."
-    assert meanings("acestep.song.Request").keys() > meanings("acestep.song.Song").keys() >= {"caption", "bpm"}
+    assert (
+        meanings("acestep.songs.song.Request").keys() > meanings("acestep.songs.song.Song").keys() >= {"caption", "bpm"}
+    )
     page = {"a": {"_target_": "acestep.planner.document.Rules", "bpm": [30, 300]}, "bpm": 1, "weights": "${x}"}
     shown = explained(page, ROOT / "configs" / "infer.yaml").splitlines()
     assert shown[2:4] == ["  # slowest and fastest tempo.", "  bpm: [30, 300]"]

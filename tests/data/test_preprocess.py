@@ -12,7 +12,7 @@ import torch
 from data.folder import HOP, RATE, Dying, Means, write_songs
 from tiny import OOBLECK
 
-from acestep.audio import Audio, read_audio
+from acestep.audio.audio import Audio, read_audio
 from acestep.data import LatentStore, autoencoder_settings
 from acestep.data.encode import TiledEncoder, fitted
 from acestep.data.files import file_hash

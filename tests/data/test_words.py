@@ -15,7 +15,6 @@ import pytest
 import soundfile
 from data.folder import RATE, Means, write_songs
 
-from acestep.conditioning.metadata import checked
 from acestep.conditioning.prompt import render
 from acestep.data import LatentDataset, LatentStore, TaskDraw, TaskMix, Variation
 from acestep.data.captions import CaptionParts, GenreOnly, OwnTag, ShuffleTags, TagPosition, changed
@@ -23,6 +22,7 @@ from acestep.data.lyrics import cut, read_lrc
 from acestep.data.manifests import open_source
 from acestep.data.preprocess import Preprocess
 from acestep.data.sources import describe
+from acestep.songs.metadata import checked
 
 LRC = "[ar:Someone]\n[offset:+500]\n[verse]\n[00:01.50]one\n[00:03.50]two\n\n[chorus]\n[00:05.50][00:09.50]three\n"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdherence
-from acestep.evaluation.micro_clap import MicroClapSpec
+from acestep.evaluation.embedders.micro_clap import MicroClapSpec
+from acestep.evaluation.metrics.core import ClapAdherence, FrechetDistance, OracleAdherence
 from acestep.evaluation.prompts import FolderPrompts, Prompt
 from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.synth import Oracles, draw_song, render, write_world
 from acestep.synth.oracles import observe
 from acestep.weights.checkpoint import Lengths

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 
 from acestep.config import registry
 from acestep.config.run import CONFIGS, build
-from acestep.evaluation.cells import cells_of
 from acestep.evaluation.suite import Evaluation
+from acestep.evaluation.sweep import cells_of
 from acestep.flow import CFG, Sampler
 from acestep.runs.status import STATUS, State, Status
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.evaluation.corruptions import CORRUPTIONS
-from acestep.evaluation.rhythm import tempo
+from acestep.evaluation.metrics.tempo import tempo
 
 RATE = 24_000
 

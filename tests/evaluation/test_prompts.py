@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts, seed_of
 from acestep.synth import UNSEEN_INSTRUMENT
 from acestep.weights.checkpoint import Lengths

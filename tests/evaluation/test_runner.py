@@ -17,20 +17,20 @@ import pytest
 import torch
 
 from acestep.adapters import LoRA, save_adapter
-from acestep.audio import read_audio
-from acestep.config.evaluate import ranks_of_environment
+from acestep.audio.audio import read_audio
+from acestep.cli.evaluate import ranks_of_environment
 from acestep.data.preprocess import Preprocess
-from acestep.evaluation.cells import cells_of
-from acestep.evaluation.clips import ClipStore
-from acestep.evaluation.hearing import HearingStore
+from acestep.evaluation.distributed import Ranks
+from acestep.evaluation.embedders.cache import HearingStore
 from acestep.evaluation.joined import joined, read_results
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.ranks import Ranks
 from acestep.evaluation.references import reference_recordings
 from acestep.evaluation.results import Results
+from acestep.evaluation.samples import ClipStore
 from acestep.evaluation.suite import Evaluation
+from acestep.evaluation.sweep import cells_of
 from acestep.files import write_json
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 
 

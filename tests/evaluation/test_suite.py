@@ -13,22 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from acestep.audio import Audio, read_audio
-from acestep.evaluation.cells import CEILING, cells_of
-from acestep.evaluation.clips import ClipStore, fingerprint
-from acestep.evaluation.demo import DemoResults, demo_summary
-from acestep.evaluation.embedders import MissingWeightsError
-from acestep.evaluation.hearing import HearingStore
-from acestep.evaluation.mel import MelSpec
-from acestep.evaluation.metrics import ClapAdherence, OracleAdherence, SongFrechetDistance
-from acestep.evaluation.micro_clap import MicroClapSpec
+from acestep.audio.audio import Audio, read_audio
+from acestep.cli.demo_summary import DemoResults, demo_summary
+from acestep.evaluation.distributed import Ranks
+from acestep.evaluation.embedders.base import MissingWeightsError
+from acestep.evaluation.embedders.cache import HearingStore
+from acestep.evaluation.embedders.mel import MelSpec
+from acestep.evaluation.embedders.micro_clap import MicroClapSpec
+from acestep.evaluation.metrics.core import ClapAdherence, OracleAdherence, SongFrechetDistance
 from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.ranks import Ranks
-from acestep.evaluation.report import Part, chosen, write_report
+from acestep.evaluation.report.html import Part, chosen, write_report
 from acestep.evaluation.results import Results
+from acestep.evaluation.samples import ClipStore, fingerprint
 from acestep.evaluation.scoring import Scoring
 from acestep.evaluation.suite import Evaluation, load_scorers
-from acestep.pipeline import Pipeline
+from acestep.evaluation.sweep import CEILING, cells_of
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 
 

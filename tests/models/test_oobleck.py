@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from networks import normal
 from torch import Tensor
 
-from acestep import tiling
+from acestep.audio import tiling
+from acestep.audio.tiling import tiled_decode, tiled_encode
 from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP
-from acestep.tiling import tiled_decode, tiled_encode
-from acestep.training.memory import Alive
+from acestep.pipeline.pipeline import DECODE_CHUNK, DECODE_OVERLAP
+from acestep.training.memory_estimate import Alive
 
 SEAM = -80.0
 REACH = 25

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from acestep.audio.tiling import tiled_decode
 from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
 from acestep.synth import draw_song, render
-from acestep.tiling import tiled_decode
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from golden import load_model, root
 from safetensors.torch import load_file
 
-from acestep.assembly import build_network
+from acestep.pipeline.build import build_network
 from acestep.weights.open import open_checkpoint
 
 

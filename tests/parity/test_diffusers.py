@@ -19,7 +19,7 @@ from acestep.flow import APG, NoGuidance, Sampler, Shifted
 from acestep.flow.noise import initial_noise
 from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Conditions, Song
 from acestep.weights.save import save_checkpoint
 

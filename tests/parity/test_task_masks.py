@@ -9,7 +9,7 @@ import torch
 from golden import cases, load_case
 
 from acestep.conditioning.encode import tiled
-from acestep.conditioning.tasks import lay_out, span_of
+from acestep.conditioning.masks import lay_out, span_of
 
 
 @pytest.mark.parametrize("path", cases("task_masks"))

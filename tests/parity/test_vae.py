@@ -9,7 +9,7 @@ import torch
 from golden import activations, cases, load_autoencoder, load_case
 from torch import Tensor
 
-from acestep.tiling import tiled_decode, tiled_encode
+from acestep.audio.tiling import tiled_decode, tiled_encode
 from acestep.types import Posterior
 
 pytestmark = pytest.mark.usefixtures("no_grad")

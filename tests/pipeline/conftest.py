@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from acestep.adapters import LoRA, save_adapter
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 
 REPOSITORY = Path(__file__).parents[2]
 Run = Callable[..., tuple[int | str, list[str]]]

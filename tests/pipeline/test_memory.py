@@ -11,8 +11,8 @@ import torch
 from tiny import NETWORK
 
 from acestep.__main__ import main
-from acestep.assembly import build_network
-from acestep.bench import memory_table, predicted_table
+from acestep.audio.tiling import tiled_decode
+from acestep.cli.bench_memory import memory_table, predicted_table
 from acestep.memory import (
     GIB,
     PUBLISHED_PARAMETERS,
@@ -28,9 +28,9 @@ from acestep.memory import (
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.modes import AUTO_ORDER, FIXED, Memory
-from acestep.pipeline import DECODE_CHUNK, DECODE_OVERLAP, Pipeline
-from acestep.tiling import tiled_decode
-from acestep.training.memory import Alive
+from acestep.pipeline.build import build_network
+from acestep.pipeline.pipeline import DECODE_CHUNK, DECODE_OVERLAP, Pipeline
+from acestep.training.memory_estimate import Alive
 from acestep.types import Song
 from acestep.weights.open import open_checkpoint
 

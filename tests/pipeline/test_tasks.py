@@ -9,11 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from acestep.audio import Audio
+from acestep.audio.audio import Audio
 from acestep.conditioning.prompt import instruction
 from acestep.flow import CFG, Euler, Heun, NoGuidance, Sampler, Shifted
-from acestep.pipeline import Pipeline
-from acestep.requests import crossfaded
+from acestep.pipeline.pipeline import Pipeline
+from acestep.pipeline.prepare import crossfaded
 from acestep.types import AdapterUse, Request, Song
 
 SAMPLER = Sampler(Shifted(steps=4, shift=1.0), Euler(), CFG(scale=2.0))

@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_language import vocabulary
 
-from acestep.conditioning.metadata import LANGUAGES
 from acestep.planner.answers import read_answer
 from acestep.planner.document import KEYS, Documents, Rules
 from acestep.planner.freetext import FORBIDDEN, Spelling, characters
 from acestep.planner.grammar import Machine
 from acestep.planner.prompts import PLANNED, write_plan
+from acestep.songs.metadata import LANGUAGES
 
 WORDS = vocabulary()
 RULES = Rules()

@@ -11,7 +11,7 @@ from tiny import NETWORK
 
 from acestep.conditioning.prompt import instruction
 from acestep.models.acestep import AceStep, AceStepConfig
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.planner.hints import audio_codes, hints, planned_layout
 from acestep.types import Song
 

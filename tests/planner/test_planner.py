@@ -10,7 +10,7 @@ import torch
 from tiny_language import language_model
 from transformers import GenerationConfig
 
-from acestep.evaluation.planning import flaws
+from acestep.evaluation.planner_study import flaws
 from acestep.planner import prompts
 from acestep.planner.decoding import Decoding
 from acestep.planner.document import KEYS, Documents, Rules

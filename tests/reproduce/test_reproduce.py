@@ -92,7 +92,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path, capfd: Captured
 @pytest.mark.slow
 def test_an_evaluation_done_again_makes_the_same_songs(tiny: Path, tmp_path: Path, capfd: Captured) -> None:
     metrics = [f"metrics.{name}=null" for name in ("clap", "fad", "kad", "coverage", "diversity", "adherence")]
-    signal = "+metrics.signal={_target_: acestep.evaluation.signal.SignalHealth}"
+    signal = "+metrics.signal={_target_: acestep.evaluation.metrics.signal.SignalHealth}"
     few = [f"weights={tiny}", "eval.prompts.songs=2", "schedule.steps=1", *metrics, signal, "eval.ceiling=false"]
     assert call("evaluate", *few, f"out={tmp_path / 'one'}") == 0
     assert call("evaluate", f"reproduce={tmp_path / 'one'}") == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.synth import CHANCE, FACTORS, Oracles, Truth, draw_song, oracles, render
 from acestep.synth.oracles import Readout
 

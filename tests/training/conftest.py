@@ -18,7 +18,7 @@ from training.jobs import Train
 import train
 from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
 from acestep.data.store import write_shard
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.training.dit import DiTModule
 
 SONGS = 11

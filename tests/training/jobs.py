@@ -20,24 +20,24 @@ from tiny import OOBLECK
 from torch.distributed.tensor import DTensor
 
 from acestep.adapters import LoRA
-from acestep.config.folder import newest_checkpoint
+from acestep.config.run_dir import newest_checkpoint
 from acestep.flow import ConditionDropout, FlowMatching
 from acestep.models.acestep import AceStepConfig
 from acestep.models.discriminators import DiscriminatorConfig
 from acestep.planner.begin import Pretrained, Scratch
-from acestep.training.audio import AudioConfig
-from acestep.training.callbacks import Checkpoints, Watch
-from acestep.training.data import DataConfig, LatentData, SongStream
+from acestep.training.audio_datamodule import AudioConfig
+from acestep.training.callbacks.ema import EMA
+from acestep.training.callbacks.logging import Checkpoints, Watch
+from acestep.training.datamodule import DataConfig, LatentData, SongStream
 from acestep.training.dit import DiTModule
-from acestep.training.ema import EMA
 from acestep.training.fit import Start, fit, load_pipeline, select_trained
-from acestep.training.jobs import AutoencoderTask, Job, Parts, PlannerTask, TokenizerTask
 from acestep.training.loggers import TableLogger
+from acestep.training.lr_schedules import WarmupCosine
 from acestep.training.module import Optimization, Trained
 from acestep.training.optim import AdamW
 from acestep.training.planner import Curriculum
-from acestep.training.schedules import WarmupCosine
 from acestep.training.sharding import gather
+from acestep.training.tasks import AutoencoderTask, Job, Parts, PlannerTask, TokenizerTask
 from acestep.training.trainer import TrainerConfig
 from acestep.training.watch import WatchParts
 from acestep.weights.open import open_checkpoint

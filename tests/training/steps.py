@@ -9,7 +9,7 @@ from tiny import NETWORK
 from torch._dynamo.utils import counters
 
 from acestep.models.acestep import AceStep, AceStepConfig
-from acestep.training.recompute import Recompute
+from acestep.training.activation_checkpointing import Recompute
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 

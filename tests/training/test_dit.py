@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback
 from training import jobs
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.training.dit import condition_parts, latents
 from acestep.training.module import freeze
-from acestep.training.randomness import derived_generator, derived_seed
+from acestep.training.seeding import derived_generator, derived_seed
 from acestep.types import Song
 
 

@@ -17,7 +17,7 @@ import torch
 from training import jobs
 
 from acestep.adapters import LoRA
-from acestep.config.folder import newest_checkpoint
+from acestep.config.run_dir import newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -9,8 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from acestep.training.lr_schedules import (
+    WarmupConstant,
+    WarmupCosine,
+    WarmupInverseRoot,
+    WarmupLinear,
+    WarmupStableDecay,
+)
 from acestep.training.optim import AdamW, AdamW8bit, Muon, Prodigy
-from acestep.training.schedules import WarmupConstant, WarmupCosine, WarmupInverseRoot, WarmupLinear, WarmupStableDecay
 from acestep.training.trainer import TrainerConfig
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from training import jobs
 
+from acestep.conditioning.masks import lay_out, tiled
 from acestep.conditioning.prompt import instruction
-from acestep.conditioning.tasks import lay_out, tiled
 from acestep.data import LatentBatch, TaskMix
-from acestep.pipeline import Pipeline
-from acestep.training.data import DataConfig, LatentData
-from acestep.training.tasks import layouts
+from acestep.pipeline.pipeline import Pipeline
+from acestep.training.datamodule import DataConfig, LatentData
+from acestep.training.prompt_tasks import layouts
 
 
 def drawn(store: Path, tasks: TaskMix) -> LatentBatch:

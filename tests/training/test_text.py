@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from acestep.conditioning.encode import Conditioner
+from acestep.conditioning.masks import lay_out
 from acestep.conditioning.prompt import render
-from acestep.conditioning.tasks import lay_out
 from acestep.conditioning.upstream import TrainerConditioner
 from acestep.data import LatentDataset, Variation
 from acestep.models.language import TextEncoder
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Request, Song
 
 

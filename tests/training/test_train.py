@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training.jobs import Train
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=1e-2", "lr.warmup=0")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
-from acestep.assembly import fingerprint
+from acestep.pipeline.build import fingerprint
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import tiny_checkpoint, with_oobleck
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.verify import verify
 from acestep.weights.hub import BUNDLE
 from acestep.weights.open import open_checkpoint

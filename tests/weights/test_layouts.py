@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, with_oobleck
 from torch import Tensor
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.types import Song
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.keys import COMPONENTS, from_diffusers, to_diffusers

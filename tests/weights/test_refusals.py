@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.pipeline import Pipeline
+from acestep.pipeline.pipeline import Pipeline
 from acestep.weights.open import find_folder, folder_hash, open_checkpoint
 from acestep.weights.upstream import read_silence
 

@@ -18,8 +18,8 @@ import torch.distributed.checkpoint as dcp
 from tiny import NETWORK
 from torch import Tensor
 
-from acestep.assembly import build_network, fingerprint
 from acestep.models.acestep import AceStepConfig
+from acestep.pipeline.build import build_network, fingerprint
 from acestep.weights.open import open_checkpoint
 
 TRAINED = "decoder.layers.1.mlp.up_proj.weight"

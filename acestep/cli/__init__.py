@@ -1,0 +1,1 @@
+"""Commands: what each program and each ``python -m acestep`` command does."""

@@ -1,0 +1,1 @@
+"""Embedders: audio and text to vectors."""

@@ -1,0 +1,1 @@
+"""Songs: requests, their fields, checks and lists."""
