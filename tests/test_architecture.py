@@ -12,8 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "acestep").rglob("*.py"))
-FILE_LINES = {"acestep/models": 400}
-USUAL_FILE_LINES = 300
+FILE_LINES = 500
 FUNCTION_LINES = 60
 MAIN_LINES = 40
 
@@ -64,9 +63,8 @@ assert list(state()) == before
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_files_and_functions_stay_readable(path: Path) -> None:
-    room = path.parent.relative_to(ROOT).as_posix()
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= FILE_LINES.get(room, USUAL_FILE_LINES)
+    assert lines <= FILE_LINES
     assert {name: count for name, count in functions(path) if count > FUNCTION_LINES} == {}
 
 
