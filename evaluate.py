@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from acestep.config.run import main
+from acestep.config.run import hydra_program
 
 
-@main("evaluate")
+@hydra_program("evaluate")
 def evaluate(cfg: DictConfig) -> None:
-    """Every prompt under every setting, scored; the same folder again goes on where it stopped."""
-    from acestep.cli.evaluate import measure  # here, so that --help need not load torch
+    """Generate and score every prompt at every sweep point; a run with the same folder continues."""
+    from acestep.cli.evaluate import run_evaluation  # here, so that --help does not import torch
 
-    found = measure(cfg)
-    if found is None:
+    result = run_evaluation(cfg)
+    if result is None:
         return
-    results, report = found
-    for cell in results.cells:
-        scores = [(name, results.interval(name, cell)) for name in results.headlines]
-        shown = [f"{name} {score.mean:.3f} ({score.low:.3f} to {score.high:.3f})" for name, score in scores if score]
-        distances = [f"{name} {next(iter(values.values())):.4g}" for name, values in results.sets[cell].items()]
-        print(f"{cell}:  {'  '.join([*shown, *distances])}")
-    if results.setting.left_out:
-        print(f"left out, for the reasons given above: {', '.join(results.setting.left_out)}")
+    results, report = result
+    for point in results.points:
+        intervals = {name: results.interval(name, point) for name in results.headlines}
+        scores = [f"{name} {one.mean:.3f} ({one.low:.3f} to {one.high:.3f})" for name, one in intervals.items() if one]
+        distances = [f"{name} {next(iter(values.values())):.4g}" for name, values in results.sets[point].items()]
+        print(f"{point}:  {'  '.join([*scores, *distances])}")
+    if results.info.left_out:
+        print(f"left out, for the reasons given above: {', '.join(results.info.left_out)}")
     for line in results.summary()["advice"]:
         print(f"note: {line}")
     print(report)

@@ -1,4 +1,4 @@
-"""Makes songs from words: ``python infer.py song.caption="..." out=song.flac``. ``--help`` shows every key."""
+"""Generates songs: ``python infer.py song.caption="..." out=song.flac``. ``--help`` explains every key."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 
 from omegaconf import DictConfig
 
-from acestep.config.run import main
+from acestep.config.run import hydra_program
 
 
-@main("infer")
+@hydra_program("infer")
 def infer(cfg: DictConfig) -> None:
-    """One song to one file, or a list of songs to a folder."""
-    from acestep.cli.generate import make  # here, so that --help need not load torch
+    """One song to a file, or a list of songs to a folder."""
+    from acestep.cli.generate import generate  # here, so that --help does not import torch
 
-    status = make(cfg, lambda line: print(line, flush=True))
+    status = generate(cfg)
     if status:
         sys.exit(status)
 

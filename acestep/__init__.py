@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from acestep.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from acestep.audio import Audio
+    from acestep.pipeline import Pipeline
+    from acestep.songs import Request, Song
 
 __all__ = ["Audio", "Pipeline", "Request", "Song"]
 
-_HOMES = {
-    "Audio": "acestep.audio.audio",
-    "Pipeline": "acestep.pipeline.pipeline",
-    "Request": "acestep.types",
-    "Song": "acestep.types",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """The public names, imported when first asked for, so that ``import acestep`` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'acestep' has no attribute {name!r}")
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Audio": "acestep.audio.audio",
+        "Pipeline": "acestep.pipeline.pipeline",
+        "Request": "acestep.songs",
+        "Song": "acestep.songs",
+    },
+)

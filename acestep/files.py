@@ -1,22 +1,30 @@
-"""Writing so that a kill leaves either the old file or the new one, and JSON: the only definitions, for every room."""
+"""Atomic writes, JSON, and hashes of files and tensors, for every package. Imports no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SETTLED_NS = 2_000_000_000
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes ``path``'s name when the block ends without an error.
+    """Yield a temporary path beside ``path``; it is renamed to ``path`` when the block ends without an error.
 
-    The file may be read by whom its folder may be: safetensors writes for the owner alone.
+    A process killed at any time leaves either the old file or the new one. The new file gets the read permissions of
+    its folder, since safetensors creates files that only their owner can read.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,16 +39,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` to write to; it takes ``folder``'s place when the block ends without an error.
+    """Yield a temporary folder beside ``folder``; it replaces ``folder`` when the block ends without an error.
 
-    What is in it gets its permissions: some libraries write for their owner alone.
+    Its files get the permissions of the folder, since some libraries create files that only their owner can read.
     """
     folder = Path(folder)
     aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     aside.mkdir(parents=True)
     try:
         yield aside
-        _as_usual(aside)
+        mode = aside.stat().st_mode & 0o777
+        for path in aside.rglob("*"):
+            path.chmod(mode if path.is_dir() else mode & 0o666)
     except BaseException:
         shutil.rmtree(aside)
         raise
@@ -50,14 +60,12 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _as_usual(folder: Path) -> None:
-    mode = folder.stat().st_mode & 0o777
-    for path in folder.rglob("*"):
-        path.chmod(mode if path.is_dir() else mode & 0o666)
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``."""
+    """The JSON object in ``path``.
+
+    Raises:
+        ValueError: there is no such file, or it does not hold one JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -70,6 +78,48 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Strict JSON: a NaN or an infinity is an error here, never a token that other readers reject."""
+    """Write strict JSON: NaN and infinity raise ``ValueError``, since other readers reject them."""
     with atomic(path) as aside:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_hash(file: Path | bytes) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: the path is not a regular file.
+    """
+    if isinstance(file, bytes):
+        return hashlib.sha256(file).hexdigest()
+    if file.exists() and not file.is_file():
+        raise ValueError("not a regular file")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_state(file: Path | bytes) -> tuple[int, int, int] | None:
+    """Size, modification and status-change times of a file, to see whether its content may have changed.
+
+    ``None`` for bytes, for a missing file, and for one that changed within the last two seconds: it could change again
+    without a new time stamp. The status-change time cannot be set by programs, unlike the modification time.
+    """
+    try:
+        state = None if isinstance(file, bytes) else file.stat()
+    except OSError:
+        return None
+    if state is None or time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) < SETTLED_NS:
+        return None
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def tensors_hash(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
+    """SHA-256 over ``prefix`` and the name, shape and float32 values of every tensor, in order of name.
+
+    The storage dtype does not matter, so that a half-precision copy of the same numbers has the same hash.
+    """
+    digest = hashlib.sha256(prefix.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The values that rooms hand to each other. Knows shapes and words; knows no network, file or device.
+"""Data types that packages exchange: conditioning inputs, conditions, protocols of networks. Reads no files.
 
 Shape legend: B songs, T latent frames (25 Hz), L condition tokens, C latent channels (64), D text width,
 E condition width, N references, S samples, A audio channels (2).
@@ -7,23 +7,24 @@ E condition width, N references, S samples, A audio channels (2).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from acestep.songs.song import AdapterUse as AdapterUse
-from acestep.songs.song import Request as Request
-from acestep.songs.song import Song as Song
+from acestep.lazy import lazy_attributes
+
+# The former address of these classes, for one release.
+__getattr__ = lazy_attributes(__name__, dict.fromkeys(("AdapterUse", "Request", "Song"), "acestep.songs"))
 
 
 @dataclass(frozen=True)
 class ConditionInputs:
-    """What the condition encoder reads: frozen text features and latents, batched, before any trained layer.
+    """Inputs of the condition encoder: frozen text features and latents, batched, before any trained layer.
 
-    ``references`` are packed over the batch; ``reference_index`` names the song of each. ``hints`` are 25 Hz
-    latents from audio codes; where ``is_cover``, they (or the tokenizer's round trip) replace ``source``.
+    ``references`` are concatenated over the batch; ``reference_index`` is the song of each. ``hints`` are 25 Hz
+    latents from audio codes; where ``is_cover``, they (or the tokenizer's reconstruction) replace ``source``.
     """
 
     text: Float[Tensor, "b lt d"]
@@ -39,16 +40,16 @@ class ConditionInputs:
     hints: Float[Tensor, "b th c"] | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ConditionInputs:
-        """The same values on ``device``; floating tensors also cast to ``dtype``."""
-        return _moved(self, device, dtype)
+        """A copy on ``device``; floating-point tensors are also cast to ``dtype``."""
+        return _to_device(self, device, dtype)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the DiT reads beside the noisy latents.
+    """Conditions of the DiT.
 
     ``states`` is the packed sequence lyrics, timbre, text, then padding; ``mask`` is True on its valid rows;
-    ``context`` is source latents and chunk mask side by side; ``frame_mask`` is True on real latent frames.
+    ``context`` is source latents and chunk mask, concatenated; ``frame_mask`` is False on padded latent frames.
     """
 
     states: Float[Tensor, "b l e"]
@@ -57,15 +58,15 @@ class Conditions:
     frame_mask: Bool[Tensor, "b t"]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditions:
-        """The same values on ``device``; floating tensors also cast to ``dtype``."""
-        return _moved(self, device, dtype)
+        """A copy on ``device``; floating-point tensors are also cast to ``dtype``."""
+        return _to_device(self, device, dtype)
 
     def cat(self, other: Conditions) -> Conditions:
-        """Both batches as one, ``self`` first. Sequence lengths must agree."""
+        """Both batches concatenated, ``self`` first. Sequence lengths must be equal."""
         return Conditions(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
     def where(self, rows: Bool[Tensor, " b"], other: Conditions) -> Conditions:
-        """Row by row: ``other`` where ``rows`` is True, else ``self``."""
+        """``other`` in the songs where ``rows`` is True, ``self`` in the others."""
         return replace(
             self,
             states=torch.where(rows[:, None, None], other.states, self.states),
@@ -75,18 +76,16 @@ class Conditions:
 
 
 class VelocityField(Protocol):
-    """The learned field: velocity (noise minus data) at noisy latents ``x_t`` and times ``t`` in [0, 1], 1 = noise."""
+    """Velocity (noise minus data) at noisy latents ``x_t`` and times ``t`` in [0, 1], where 1 is noise."""
 
     def __call__(
         self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions
-    ) -> Float[Tensor, "b t c"]:
-        """The velocity of each song."""
-        ...
+    ) -> Float[Tensor, "b t c"]: ...
 
 
 @runtime_checkable
 class PairField(VelocityField, Protocol):
-    """A field that has both predictions of guidance for less than the price of two."""
+    """A velocity field that computes both predictions of guidance at less than twice the cost of one."""
 
     def pair(
         self, x_t: Float[Tensor, "b t c"], t: Float[Tensor, " b"], conditions: Conditions, null: Conditions
@@ -97,18 +96,18 @@ class PairField(VelocityField, Protocol):
 
 @dataclass(frozen=True)
 class Posterior:
-    """An autoencoder's belief about a song's latents: a diagonal Gaussian, frames first."""
+    """Diagonal Gaussian posterior of an autoencoder over latents, frames first."""
 
     mean: Float[Tensor, "b t c"]
     scale: Float[Tensor, "b t c"]
 
     def sample(self, noise: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
-        """The draw that standard normal ``noise`` selects."""
+        """The sample for standard normal ``noise`` (reparameterisation)."""
         return self.mean + self.scale * noise
 
 
 class Autoencoder(Protocol):
-    """Waveform to latents and back. ``hop`` samples make one frame of ``latent_channels`` numbers."""
+    """Waveforms to latents and back. One latent frame of ``latent_channels`` channels is ``hop`` samples."""
 
     sample_rate: int
     hop: int
@@ -116,7 +115,7 @@ class Autoencoder(Protocol):
     latent_channels: int
 
     def encode(self, audio: Float[Tensor, "b a s"]) -> Posterior:
-        """Latents of waveforms in [-1, 1]."""
+        """Posterior of the latents of waveforms in [-1, 1]."""
         ...
 
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
@@ -125,21 +124,21 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class PlacedDecoder(Protocol):
-    """An autoencoder to whose decoder a frame's place in the song matters."""
+class PositionalDecoder(Protocol):
+    """An autoencoder whose decoder depends on a frame's position in the song."""
 
     def decode_at(self, latents: Float[Tensor, "b t c"], first: int) -> Float[Tensor, "b a s"]:
-        """Waveforms of latents of which the first is the songs' frame ``first``."""
+        """Waveforms of latents that start at frame ``first`` of the songs."""
         ...
 
 
 Batch = TypeVar("Batch", ConditionInputs, Conditions)
 
 
-def _moved(batch: Batch, device: torch.device | str, dtype: torch.dtype | None) -> Batch:
-    def move(value: Tensor | None) -> Tensor | None:
-        if value is None:
-            return None
-        return value.to(device, dtype if value.is_floating_point() else None)
-
-    return replace(batch, **{field.name: move(getattr(batch, field.name)) for field in fields(batch)})
+def _to_device(batch: Batch, device: torch.device | str, dtype: torch.dtype | None) -> Batch:
+    moved: dict[str, Any] = {
+        name: value.to(device, dtype if value.is_floating_point() else None)
+        for name, value in vars(batch).items()
+        if value is not None
+    }
+    return replace(batch, **moved)

@@ -1,4 +1,4 @@
-"""Conversions between seconds, samples and latent frames. Rates come from the autoencoder, never from here."""
+"""Conversions between seconds, samples and latent frames, at rates given by the autoencoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:
     """Whole samples in ``seconds``, truncated as upstream does (``conditioning_target.py``).
 
-    What floating point leaves below a whole sample counts as whole, so that frames to seconds and back is exact.
+    Rounded to 3 decimals before, against floating-point error, so that frames to seconds and back is exact.
     """
     return int(round(seconds * sample_rate, 3))
 
@@ -17,5 +17,5 @@ def seconds_to_frames(seconds: float, sample_rate: int, hop: int) -> int:
 
 
 def frames_to_seconds(frames: int, sample_rate: int, hop: int) -> float:
-    """Seconds that ``frames`` latent frames last."""
+    """Duration of ``frames`` latent frames."""
     return frames * hop / sample_rate

@@ -1,4 +1,4 @@
-"""Is a checkpoint whole, and which one is it? Its family, counts, hash, and what one fixed forward pass gives."""
+"""Verification of a checkpoint: its family, parameter counts, hash, and the result of a fixed forward pass."""
 
 from __future__ import annotations
 
@@ -15,32 +15,28 @@ from torch import Generator, Tensor
 from acestep.models.acestep import AceStep, AceStepConfig, Padding
 from acestep.pipeline.build import build_network, check_device, named_dtype
 from acestep.types import ConditionInputs
-from acestep.weights.checkpoint import Checkpoint
+from acestep.weights.checkpoint import SILENCE, Checkpoint
 from acestep.weights.open import find_folder, open_checkpoint
 from acestep.weights.tensors import all_finite, open_tensors
 from acestep.weights.upstream import language_models
 
 FAMILY_SIZES = {"xl_{}": (2560, 9728, 32, 32, 2048), "{}_2b": (2048, 6144, 24, 16, None)}
-KINDS = ("sft", "base")
-TOLERANCE = 2e-3
-"""How far two machines' fingerprints may lie apart, in root mean squares of the velocity, in float32."""
-HALF_TOLERANCE = 0.1
-"""The same where the pass ran in 16 bits."""
-SILENCE = "silence_latent"
-"""Hashed with the parameters; not counted, since it is none."""
+VERSIONS = ("sft", "base")
+TOLERANCES = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.1}
+"""Largest difference of two machines' fingerprints, relative to the fingerprint's root mean square, by dtype."""
 FRAMES, CODES, TOKENS, PROBES = 50, 10, 12, 8
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What ``verify`` found.
+class CheckpointReport:
+    """The result of ``verify_checkpoint``.
 
     Attributes:
-        family: the published family, by its config.
-        parameters: numbers by part, in the order of the checkpoint.
-        sha256: over every tensor's name, type, shape and bytes, whatever their order or file.
+        family: the published family with this config.
+        parameters: parameter count of each part, in the order of the checkpoint.
+        sha256: over the name, dtype, shape and bytes of every tensor, independent of order and layout.
         fingerprint: of the fixed forward pass.
-        planners: names of the 5 Hz language models that came with it; they are neither counted nor hashed.
+        planners: names of the 5 Hz language models beside it, which are neither counted nor hashed.
     """
 
     family: str
@@ -50,51 +46,53 @@ class Verified:
     planners: tuple[str, ...]
 
 
-def verify(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> Verified:
-    """Read all of the checkpoint that ``weights`` names, and use its network once.
+def verify_checkpoint(weights: str | Path, device: str = "cpu", dtype: str = "float32") -> CheckpointReport:
+    """Read every tensor of the checkpoint ``weights``, and run its network once.
 
     Raises:
-        ValueError: names the first tensor or file that is missing, misshapen, broken or not finite.
+        ValueError: names the first tensor or file that is missing, broken, of a wrong shape or not finite.
     """
     check_device(device)
     checkpoint = open_checkpoint(weights)
     counts: Counter[str] = Counter()
     digests = []
-    for name, tensor in _tensors(checkpoint):
+    for name, tensor in _checkpoint_tensors(checkpoint):
         if not all_finite(tensor):
             raise ValueError(f"weights={weights}: {name} holds numbers that are not finite; fetch or train it again")
         if name != SILENCE:
             counts[name.partition(".")[0]] += tensor.numel()
-        digests.append(_digest(name, tensor))
+        digest = hashlib.sha256(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        digests.append(digest.hexdigest())
     network = build_network(checkpoint, device, named_dtype(dtype), Padding.masked)
-    return Verified(
-        family=family(checkpoint.network_config),
+    return CheckpointReport(
+        family=model_family(checkpoint.network_config),
         parameters=dict(counts),
         sha256=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
-        fingerprint=fingerprint(network),
+        fingerprint=velocity_fingerprint(network),
         planners=tuple(path.name for path in language_models(find_folder(weights))),
     )
 
 
-def family(published: Mapping[str, Any]) -> str:
-    """The name of the published family that a config is of; SFT and base differ in ``model_version`` at most."""
+def model_family(published: Mapping[str, Any]) -> str:
+    """The name of the published family with this config; SFT and base differ in ``model_version`` at most."""
     config = AceStepConfig.from_dict(published)
     sizes = (config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads)
     for name, known in FAMILY_SIZES.items():
         if (*sizes, config.encoder_hidden_size) == known:
             version = published.get("model_version")
-            kinds = ("turbo",) if config.is_turbo else (version,) if version in KINDS else KINDS
-            return " or ".join(name.format(kind) for kind in kinds)
+            versions = ("turbo",) if config.is_turbo else (version,) if version in VERSIONS else VERSIONS
+            return " or ".join(name.format(version) for version in versions)
     structure = "2B" if config.single_width else "XL"
     return f"none published: the {structure} structure, {config.num_hidden_layers} layers of {config.hidden_size}"
 
 
 @torch.no_grad()
-def fingerprint(network: AceStep) -> str:
-    """Numbers that the velocity of fixed inputs gives, ``+0.1234,-0.5678,...``.
+def velocity_fingerprint(network: AceStep) -> str:
+    """Random projections of the velocity of fixed inputs, ``+0.1234,-0.5678,...``, in root mean squares per value.
 
-    Two songs, one of them with hints, so that all but the tokenizer takes part: its rounding to codes can fall either
-    way on different machines. The numbers are projections on random directions, in root mean squares per value.
+    The inputs are two songs, one of them with hints, so that every part but the tokenizer is used: its rounding to
+    codes can differ between machines.
     """
     generator = Generator().manual_seed(0)
     weight = network.null_condition_emb
@@ -104,14 +102,14 @@ def fingerprint(network: AceStep) -> str:
 
     config = network.config
     channels, songs = config.audio_acoustic_hidden_dim, 2
-    every = torch.ones(songs, TOKENS, dtype=torch.bool, device=weight.device)
+    mask = torch.ones(songs, TOKENS, dtype=torch.bool, device=weight.device)
     hints = network.detokenizer(draw(songs, CODES, config.fsq_dim))
     source = draw(songs, hints.shape[1], channels)
     inputs = ConditionInputs(
         text=draw(songs, TOKENS, config.text_hidden_dim),
-        text_mask=every,
+        text_mask=mask,
         lyrics=draw(songs, TOKENS, config.text_hidden_dim),
-        lyrics_mask=every,
+        lyrics_mask=mask,
         references=draw(songs, FRAMES, config.timbre_hidden_dim),
         reference_index=torch.arange(songs, device=weight.device),
         source=source,
@@ -126,42 +124,37 @@ def fingerprint(network: AceStep) -> str:
     return ",".join(f"{number:+.4f}" for number in (probes @ velocity.flatten() / velocity.numel() ** 0.5).tolist())
 
 
-def check_fingerprint(found: str, expected: str, dtype: str = "float32") -> None:
-    """Refuse a fingerprint that is not ``expected``'s, within what machines differ in.
+def check_fingerprint(actual: str, expected: str, dtype: str = "float32") -> None:
+    """Compare two fingerprints, within the tolerance of ``dtype``.
 
     Raises:
-        ValueError: if they differ, or ``expected`` is no fingerprint.
+        ValueError: they differ, or ``expected`` is not a fingerprint.
     """
     try:
         wanted = torch.tensor([float(number) for number in expected.split(",")])
     except ValueError as error:
         raise ValueError(f"expect={expected}: not a fingerprint, which is {PROBES} numbers with commas") from error
-    given = torch.tensor([float(number) for number in found.split(",")])
-    tolerance = TOLERANCE if dtype == "float32" else HALF_TOLERANCE
+    given = torch.tensor([float(number) for number in actual.split(",")])
     scale = wanted.square().mean().sqrt().clamp(min=1e-3)
-    if wanted.shape != given.shape or not (given - wanted).abs().max() <= tolerance * scale:
-        raise ValueError(f"expect={expected}: the forward pass gives {found}; these are other weights, or damaged ones")
+    if wanted.shape != given.shape or not (given - wanted).abs().max() <= TOLERANCES[dtype] * scale:
+        raise ValueError(
+            f"expect={expected}: the forward pass gives {actual}; these are other weights, or damaged ones"
+        )
 
 
 def fingerprint_file(weights: str | Path) -> Path:
-    """Where a checkpoint's fingerprint is kept: beside its folder, since all that is in it counts as the checkpoint."""
+    """The file of a checkpoint's fingerprint: beside its folder, since every file in it is part of the checkpoint."""
     folder = find_folder(weights)
     return folder.with_name(f"{folder.name}.fingerprint")
 
 
-def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the checkpoint, one in memory at a time; those of other networks after the name of their part."""
+def _checkpoint_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the checkpoint, one in memory at a time; names of other networks start with their part."""
     yield from checkpoint.network.items()
     yield SILENCE, checkpoint.silence
-    if checkpoint.autoencoder is not None:
-        for name, tensor in checkpoint.autoencoder.items():
-            yield f"autoencoder.{name}", tensor
+    parts = {"autoencoder": checkpoint.autoencoder}
     if checkpoint.text_encoder is not None:
-        for name, tensor in open_tensors(checkpoint.text_encoder).items():
-            yield f"text_encoder.{name}", tensor
-
-
-def _digest(name: str, tensor: Tensor) -> str:
-    digest = hashlib.sha256(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        parts["text_encoder"] = open_tensors(checkpoint.text_encoder)
+    for part, tensors in parts.items():
+        for name, tensor in (tensors or {}).items():
+            yield f"{part}.{name}", tensor

@@ -1,8 +1,7 @@
-"""Our Oobleck beside diffusers', a song to latents and back: the same weights, random ones.
+"""Our Oobleck compared with diffusers', encoding and decoding a song with the same random weights.
 
-``python -m acestep bench autoencoder --seconds 60 --json FILE``. The peer has two ways: the whole song at once, which
-is how its pipeline leaves it, and the tiles that it can be told to use: 512 frames or 30 s, a quarter or an eighth of
-them overlap.
+``python -m acestep bench autoencoder --seconds 60 --json FILE``. The peer runs in two modes: the whole song at
+once, its pipeline's default, and tiled (512 frames or 30 s with an overlap of a quarter or an eighth).
 """
 
 from __future__ import annotations
@@ -40,23 +39,23 @@ PEER = "diffusers AutoencoderOobleck"
 TILED = f"{PEER}, in tiles"
 SIZES = {**OOBLECK, "xl": OobleckConfig()}
 ENCODE, DECODE = "encode", "decode"
-Task = Callable[[], Tensor]
+Candidate = Callable[[], Tensor]
 
 
 def built(size: str) -> tuple[Oobleck, AutoencoderOobleck]:
-    """Ours and the peer's, with the same random weights."""
+    """Our and the peer's autoencoder with the same random weights."""
     ours = Oobleck(SIZES[size]).eval().requires_grad_(False)
     ours.init_weights(torch.Generator().manual_seed(0))
     sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(ours.config).items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's older weight norm, which the peer is made of
+        warnings.simplefilter("ignore", FutureWarning)  # the peer uses torch's older weight norm
         peer = AutoencoderOobleck(**sizes).eval().requires_grad_(False)
     peer.load_state_dict(ours.state_dict())
     return ours, peer
 
 
-def tasks(ours: Oobleck, peer: AutoencoderOobleck, way: str, seconds: float) -> dict[str, Task]:
-    """``way`` by everyone, from the same noise: ours by the pipeline's and the data's tiles."""
+def tasks(ours: Oobleck, peer: AutoencoderOobleck, direction: str, seconds: float) -> dict[str, Candidate]:
+    """Encoding or decoding of the same noise by all; ours is tiled as in the pipeline and in preprocessing."""
     config, generator = ours.config, torch.Generator().manual_seed(1)
     frames = round(seconds * config.sampling_rate / config.hop)
     latents = torch.randn(1, frames, config.decoder_input_channels, generator=generator)
@@ -64,12 +63,12 @@ def tasks(ours: Oobleck, peer: AutoencoderOobleck, way: str, seconds: float) -> 
 
     def theirs(tiled: bool) -> Tensor:
         peer.use_tiling = tiled
-        if way == DECODE:
+        if direction == DECODE:
             return peer.decode(latents.mT).sample
         return peer.encode(audio[None]).latent_dist.mean.mT
 
     def mine() -> Tensor:
-        if way == DECODE:
+        if direction == DECODE:
             return tiled_decode(ours, latents, DECODE_CHUNK, DECODE_OVERLAP)
         return TiledEncoder()(Audio(audio, config.sampling_rate), ours).mean
 
@@ -78,25 +77,25 @@ def tasks(ours: Oobleck, peer: AutoencoderOobleck, way: str, seconds: float) -> 
 
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every combination of the sizes and durations asked for, both ways."""
+    """All combinations of the options."""
     parser = bench_parser("autoencoder", __doc__, COLUMNS)
-    told = "of the convolutions; xl is the published one, the others are narrower (default xl)"
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["xl"], metavar="SIZE", help=told)
+    text = "of the convolutions; xl is the published one, the others are narrower (default xl)"
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["xl"], metavar="SIZE", help=text)
     parser.add_argument("--seconds", nargs="+", type=float, default=[60.0], metavar="S", help="of music (default 60)")
     parser.add_argument("--ways", nargs="+", choices=(ENCODE, DECODE), default=[ENCODE, DECODE], help="(default both)")
     add_timing(parser)
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     clock = CLOCKS[options.clock]
     peak = matmul_peak(clock=clock)
     rows: list[Row] = []
     for size in options.sizes:
         ours, peer = built(size)
-        for seconds, way in product(options.seconds, options.ways):
-            everyone = tasks(ours, peer, way, seconds)
-            error = largest_difference({name: task() for name, task in everyone.items()})
-            name, pairs = f"{size} {seconds:g} s, {way}", (("", PEER), ("", TILED))
-            rows += compared(name, everyone, pairs, error, rounds=options.rounds, peak=peak, clock=clock)
+        for seconds, direction in product(options.seconds, options.ways):
+            candidates = tasks(ours, peer, direction, seconds)
+            error = largest_difference({name: task() for name, task in candidates.items()})
+            name, pairs = f"{size} {seconds:g} s, {direction}", (("", PEER), ("", TILED))
+            rows += compared(name, candidates, pairs, error, rounds=options.rounds, peak=peak, clock=clock)
     report(rows, machine(("torch", "diffusers"), peak), run)
 
 

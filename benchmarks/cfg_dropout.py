@@ -1,4 +1,4 @@
-"""The ablation of ``sweep=cfg_dropout`` at micro scale: four rates of dropped conditions, and their guidance curves.
+"""The ablation ``sweep=cfg_dropout`` at micro scale: four condition dropout rates and their guidance curves.
 
 ``python -m benchmarks.cfg_dropout FOLDER --out docs`` makes it and writes ``cfg_dropout.json`` and ``cfg_dropout.png``;
 ``--check docs/cfg_dropout.json`` makes it again and compares. A folder that holds a part goes on from there.
@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from acestep.data.preprocess import Preprocess
-from acestep.evaluation.metrics.core import OracleAdherence
+from acestep.evaluation.metrics import OracleAdherence
 from acestep.evaluation.prompts import MicroPrompts
 from acestep.evaluation.suite import Evaluation
 from acestep.files import atomic
@@ -30,9 +30,9 @@ from acestep.flow.timesteps import validation_grid
 from acestep.pipeline.build import load_autoencoder
 from acestep.pipeline.pipeline import Pipeline
 from acestep.synth import write_world
-from acestep.training.datamodule import DataConfig, LatentData
+from acestep.training.datamodule import DataConfig, LatentDataModule
 from acestep.training.loggers import read_table
-from acestep.training.seeding import derived_generator
+from acestep.training.module import derived_generator
 from acestep.weights.open import open_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ TOLERANCE = {"adherence": 0.03, "loss": 0.01}
 
 
 def make(folder: Path, songs: int, prompts: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Songs, trainings and sweeps, as far as ``folder`` does not hold them; returns all figures, JSON-ready."""
+    """Make songs, trainings and evaluations that ``folder`` does not have yet; returns all results as JSON types."""
     source = write_world(folder / "songs", songs, 501)
     store = folder / "latents"
     Preprocess()(source, store, partial(load_autoencoder, BASE))
@@ -53,12 +53,15 @@ def make(folder: Path, songs: int, prompts: int, overrides: Sequence[str] = ()) 
     runs = {_config(path)["objective"]["dropout"]["rate"]: path for path in found}
     setting = {"base": _base_hash(), "songs": songs, "prompts": prompts, "scales": SCALES, "tolerance": TOLERANCE}
     setting["steps"] = _config(next(iter(runs.values())))["trainer"]["max_steps"]
-    asked = MicroPrompts(path=str(folder / "prompts"), songs=prompts, seed=23_000)
-    return {**setting, "rates": [{"rate": rate, **_found(runs[rate], store, asked, folder)} for rate in sorted(runs)]}
+    evaluated = MicroPrompts(path=str(folder / "prompts"), songs=prompts, seed=23_000)
+    return {
+        **setting,
+        "rates": [{"rate": rate, **_found(runs[rate], store, evaluated, folder)} for rate in sorted(runs)],
+    }
 
 
 def _base_hash() -> str:
-    """Of what the runs start from: the numbers of the base's DiT, condition encoder and null embedding."""
+    """Hash of the base's DiT, condition encoder and null embedding."""
     digest, network = hashlib.sha256(), open_checkpoint(BASE).network
     for name in sorted(network):
         if name.startswith(("decoder.", "encoder.", "null_condition_emb")):
@@ -75,9 +78,9 @@ def _found(run: Path, store: Path, prompts: MicroPrompts, folder: Path) -> dict[
     pipeline = Pipeline.from_pretrained(run)
     sweep = {"guidance": {"scale": SCALES}}
     evaluation = Evaluation(prompts=prompts, metrics={"adherence": OracleAdherence()}, sweep=sweep, ceiling=False)
-    results = evaluation(pipeline, pipeline.sampler, folder / "heard")
+    results = evaluation(pipeline, pipeline.sampler, folder / "samples")
     curve = []
-    for cell, scale in zip(results.cells, SCALES, strict=True):
+    for cell, scale in zip(results.points, SCALES, strict=True):
         interval = results.interval("adherence.mean", cell)
         assert interval is not None
         curve.append({"scale": scale, "adherence": interval.mean, "low": interval.low, "high": interval.high})
@@ -87,9 +90,9 @@ def _found(run: Path, store: Path, prompts: MicroPrompts, folder: Path) -> dict[
 
 @torch.no_grad()
 def _losses(pipeline: Pipeline, store: Path, run: Path) -> dict[str, float]:
-    """Held-out loss with the conditions that are true, and with null ones, over a grid of times."""
+    """Held-out loss with the true and with the null conditions over a grid of times."""
     config = _config(run)
-    data = LatentData(DataConfig(path=str(store), held_out=config["data"]["held_out"]), config["seed"])
+    data = LatentDataModule(DataConfig(path=str(store), held_out=config["data"]["held_out"]), config["seed"])
     batch = data.collate([data.validation[index] for index in range(len(data.validation))])
     conditioner, network = pipeline.conditioner, pipeline.network
     given = network.condition(conditioner.encode(batch.songs, batch.frames), conditioner.silence)
@@ -107,30 +110,30 @@ def _losses(pipeline: Pipeline, store: Path, run: Path) -> dict[str, float]:
 
 
 def differences(found: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """What of ``found`` is not as ``stored`` says, within its tolerance; empty where all is.
+    """Differences between ``found`` and ``stored`` beyond the tolerance, as text.
 
     Raises:
-        ValueError: if both were not made alike.
+        ValueError: their settings differ.
     """
     for key in ("base", "songs", "prompts", "steps"):
         if found[key] != stored[key]:
             raise ValueError(f"check: {key} is {found[key]}, and was {stored[key]}; only the same can be compared")
-    allowed, told = stored["tolerance"], []
+    allowed, messages = stored["tolerance"], []
     for one, other in zip(found["rates"], stored["rates"], strict=True):
         for name in ("loss_given", "loss_null"):
             if abs(one[name] / other[name] - 1) > allowed["loss"]:
-                told.append(f"rate {one['rate']:g}: {name} is {one[name]:.4f}, and was {other[name]:.4f}")
+                messages.append(f"rate {one['rate']:g}: {name} is {one[name]:.4f}, and was {other[name]:.4f}")
         for here, there in zip(one["curve"], other["curve"], strict=True):
             if abs(here["adherence"] - there["adherence"]) > allowed["adherence"]:
-                told.append(
+                messages.append(
                     f"rate {one['rate']:g}, scale {here['scale']:g}: adherence is {here['adherence']:.3f}, and was "
                     f"{there['adherence']:.3f}"
                 )
-    return told
+    return messages
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
-    """One curve for each rate, with its interval over prompts."""
+    """One curve per rate, with its confidence interval over prompts."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(found["rates"]):
@@ -148,7 +151,7 @@ def draw(found: Mapping[str, Any]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the ablation, and write or compare its figures."""
+    """Run the ablation, and write or compare its results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cfg_dropout", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where songs, runs and sounds go")
     parser.add_argument("--songs", type=int, default=120, help="to train on (default 120)")
@@ -169,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(found).savefig(options.out / "cfg_dropout.png", dpi=120)
     if not options.check:
         return 0
-    told = differences(found, json.loads(options.check.read_text(encoding="utf-8")))
-    print("\n".join(told) or f"as in {options.check}")
-    return 1 if told else 0
+    messages = differences(found, json.loads(options.check.read_text(encoding="utf-8")))
+    print("\n".join(messages) or f"as in {options.check}")
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The XL trainings at random weights on the GPU at hand: peak memory beside the plan's, songs a second, utilisation.
+"""XL training with random weights on this GPU: peak memory compared with the estimate, songs per second, utilisation.
 
-``python -m acestep bench gpu --json benchmarks/results/gpu.json``. Each experiment runs by ``train.py``'s own parts,
-with the micro world's text encoder and autoencoder beside a network of full size, on a store of random latents.
+``python -m acestep bench gpu --json benchmarks/results/gpu.json``. Each experiment runs with the
+parts of ``train.py``, a full-size network, the micro world's text encoder and autoencoder, and random latents.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from acestep.cli.bench_memory import config_name, planned
-from acestep.config.compose import composed
-from acestep.config.jobs import build_job
-from acestep.config.run import build, built_values, check
-from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
-from acestep.data.store import write_shard
+from acestep.cli.bench_memory import config_name, training_memory
+from acestep.config.run import build_job, build_nodes, build_values, compose_config
+from acestep.data.store import FORMAT, autoencoder_settings, shard_table, write_settings, write_shard
 from acestep.memory import GIB, peak_memory, stored_bytes
 from acestep.pipeline.build import load_autoencoder
 from acestep.training.flops import utilisation
@@ -35,27 +32,27 @@ from benchmarks.measure import Run, bench_parser, machine
 PARTS = "micro_base"
 PACKAGES = ("torch", "lightning", "torchao", "peft")
 EXPERIMENTS = ("xl_lora", "xl_lora_16gb", "xl_sft")
-READING = """predicted GiB: by bench memory --experiment, with the micro world's text encoder and without what CUDA
-holds for itself. peak GiB: what tensors took at most. utilisation: operations a second, and their share of the device's
-peak where that is known."""
-"""What the columns say."""
+READING = """predicted GiB: by bench memory --experiment, with the micro world's text encoder and without CUDA's own
+memory. peak GiB: peak memory of tensors. utilisation: operations per second, and their fraction of the device's peak if
+it is known."""
+"""Explanation of the columns."""
 WARM_UP = 4
-"""Steps that do not count: kernels are chosen, states made."""
+"""Steps excluded from the timing: kernels are selected, optimiser states allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One experiment, measured.
+class GpuResult:
+    """Result of one experiment.
 
     Attributes:
         experiment: its name.
-        device: what it ran on.
-        trained: parameters.
+        device: name of the device.
+        trained: trainable parameters.
         steps: of the optimiser.
-        predicted: bytes by ``training.memory``, without what CUDA holds beside tensors.
-        peak: bytes that tensors took at most.
-        songs_per_second: over the steps after the first.
-        utilisation: operations a second, and their share of the device's peak where that is known.
+        predicted: estimated bytes, without CUDA's own memory.
+        peak: peak bytes of tensors.
+        songs_per_second: median, after the warm-up.
+        utilisation: operations per second, and their fraction of the device's peak if it is known.
         loss: of the last batch, per value.
     """
 
@@ -79,11 +76,9 @@ class Clock(Callback):
         self.loss = float("nan")
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Begin."""
         self._since = perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        """Wait for the device, and note."""
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
         self.seconds.append(perf_counter() - self._since)
@@ -103,26 +98,27 @@ def random_store(folder: Path, songs: int, frames: int) -> Path:
         rows.append(row)
     folder.mkdir(parents=True)
     write_settings(folder, settings)
-    write_shard(folder / "songs-00000.parquet", rows, settings)
+    write_shard(folder / "songs-00000.parquet", shard_table(rows, settings))
     return folder
 
 
-def measure(experiment: str, store: Path, folder: Path, steps: int, overrides: Sequence[str] = ()) -> Found:
+def measure(experiment: str, store: Path, folder: Path, steps: int, overrides: Sequence[str] = ()) -> GpuResult:
     """Train ``experiment`` for some steps, in this process, on one device."""
     cfg = _config(experiment, store, folder, steps, overrides)
-    job = build_job(cfg)
+    nodes = build_nodes(cfg)
+    job = build_job(cfg, nodes)
     text_encoder = stored_bytes(job.module.pipeline.conditioner.text_encoder)  # type: ignore[union-attr, arg-type]
-    predicted = planned(cfg).plan(others=text_encoder).total
+    predicted = training_memory(cfg).plan(others=text_encoder).total
     clock = Clock()
-    trainer = build(cfg.trainer)([*built_values(cfg.callbacks), clock], built_values(cfg.logger))
-    trainer.fit(job.module, job.data)  # and no more: the last checkpoint of a large run would fill a disk
+    trainer = nodes["trainer"]([*build_values(cfg.callbacks), clock], build_values(cfg.logger))
+    trainer.fit(job.module, job.data)  # without a final checkpoint, which could fill the disk
     device = job.module.device
     warm = WARM_UP * cfg.trainer.accumulate if steps > WARM_UP else 0
     seconds = median(clock.seconds[warm:])
-    return Found(
+    return GpuResult(
         experiment=experiment,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        trained=sum(parameter.numel() for parameter in job.module.trained().values()),
+        trained=sum(parameter.numel() for parameter in job.module.trained_parameters().values()),
         steps=trainer.global_step,
         predicted=predicted,
         peak=peak_memory(device),
@@ -138,39 +134,38 @@ def _config(experiment: str, store: Path, folder: Path, steps: int, overrides: S
     given += [f"run.dir={folder}", f"trainer.max_steps={steps}", "data.held_out=1", "data.workers=0"]
     given += ["trainer.devices=1", "trainer.strategy=auto", "logger=table", "model.text_hidden_dim=64"]
     given += ["callbacks.sample.every=0", "callbacks.progress=null", "callbacks.checkpoint.every_n_train_steps=1000000"]
-    cfg = composed("train", [*given, *overrides])
+    cfg = compose_config("train", [*given, *overrides])
     cfg.trainer.validate_every = steps * cfg.trainer.accumulate
-    check(cfg)
     return cfg
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every experiment asked for."""
+    """Measure the given experiments."""
     parser = bench_parser("gpu", __doc__, READING)
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, help=f"default {' '.join(EXPERIMENTS)}")
     parser.add_argument("--steps", type=int, default=20, help="of the optimiser (default 20)")
     parser.add_argument("--frames", type=int, default=3000, help="of each song (default 3000, two minutes)")
     parser.add_argument("overrides", nargs="*", help="further arguments of train.py")
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     for experiment in options.experiments:
         config_name("experiment", experiment)
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        store = random_store(Path(place) / "store", 8, options.frames)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = random_store(Path(temporary) / "store", 8, options.frames)
         for experiment in options.experiments:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            rows.append(measure(experiment, store, Path(place) / experiment, options.steps, options.overrides))
-            # After each, lest a later one's end be all that is left.
+            rows.append(measure(experiment, store, Path(temporary) / experiment, options.steps, options.overrides))
+            # After each experiment, in case a later one fails.
             run.write(machine(PACKAGES), f"medians over steps after the first {WARM_UP}", rows=list(map(asdict, rows)))
     table = Table(*("experiment", "device", "predicted GiB", "peak GiB", "songs/s", "utilisation"))
     for row in rows:
         sizes = (f"{size / GIB:.2f}" for size in (row.predicted, row.peak))
         share = row.utilisation.get("train/utilisation")
-        told = f"{row.utilisation['train/tflops']:.3g} TFLOP/s" + (f", {share:.0%}" if share else "")
-        table.add_row(row.experiment, row.device, *sizes, f"{row.songs_per_second:.3g}", told)
+        achieved = f"{row.utilisation['train/tflops']:.3g} TFLOP/s" + (f", {share:.0%}" if share else "")
+        table.add_row(row.experiment, row.device, *sizes, f"{row.songs_per_second:.3g}", achieved)
     Console(width=120).print(table)
 
 

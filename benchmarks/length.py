@@ -1,7 +1,7 @@
-"""What a song's length costs: the sliding layers alone, and whole songs by a checkpoint, each in a process of its own.
+"""Cost by song length: of sliding layers alone, and of whole songs by a checkpoint, each in its own process.
 
-``python -m acestep bench length --json FILE``; ``--weights none`` leaves the songs out. Attention is what torch's fused
-kernel takes, of which only the full layers' share grows faster than the song.
+``python -m acestep bench length --json FILE``; ``--weights none`` skips the songs. Attention is the time of torch's
+fused kernel; only the full layers' part of it grows faster than linearly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from acestep.memory import peak_memory
 from acestep.models.acestep import AceStep
 from acestep.models.attention import SLIDING
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Song
+from acestep.songs import Song
 from acestep.weights.open import find_folder
 from benchmarks.measure import CLOCKS, FASTEST, Run, add_timing, bench_parser, best_seconds, machine
 from benchmarks.sampler import SIZES, Case, random_conditions
@@ -29,28 +29,28 @@ from benchmarks.sampler import SIZES, Case, random_conditions
 ATTENTION = "scaled_dot_product"
 LAYERS = 2
 NONE = "none"
-READING = """Time that grows with the length to the power 1 is linear in it. For a song: processor seconds, of them
-those in attention, and the most memory that its process had."""
-"""What the lines say."""
+READING = """An exponent of 1 is linear growth of the time with the length. For a song: processor seconds, those of
+them in attention, and the process's peak memory."""
+"""Explanation of the lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sliding:
-    """A generation's step by a DiT of sliding layers only."""
+    """Time of a sampling step by a DiT of sliding layers only."""
 
     seconds: float
     step_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """One song.
+class SongCost:
+    """Cost of one song.
 
     Attributes:
-        seconds: its length.
-        cpu_s: processor seconds to make and save nothing of it: conditions, sampling, decoding.
+        seconds: duration.
+        cpu_s: processor seconds for conditions, sampling and decoding, without saving.
         attention_s: those of them in attention.
-        peak: bytes that the process had at most.
+        peak: peak bytes of the process.
     """
 
     seconds: float
@@ -61,7 +61,7 @@ class Made:
 
 @torch.no_grad()
 def sliding(size: str, lengths: Sequence[float], rounds: int, clock: Callable[[], float]) -> list[Sliding]:
-    """The time of one guided step of ``LAYERS`` sliding layers by length."""
+    """Time of one guided step of ``LAYERS`` sliding layers, for each length in seconds."""
     config = replace(SIZES[size], num_hidden_layers=LAYERS, layer_types=(SLIDING,) * LAYERS)
     generator = torch.Generator().manual_seed(0)
     network = AceStep(config).eval()
@@ -71,7 +71,7 @@ def sliding(size: str, lengths: Sequence[float], rounds: int, clock: Callable[[]
     for seconds in lengths:
         conditions = random_conditions(Case(size=size, seconds=seconds, batch=1, steps=1), config, generator)
         noise = torch.randn(1, conditions.context.shape[1], 64, generator=generator)
-        null, field = network.null(conditions), network.generation()
+        null, field = network.null(conditions), network.cached_velocity()
         tasks.append(lambda f=field, n=noise, c=conditions, e=null: sampler(f, n, c, e))
         tasks[-1]()
     times = best_seconds(*tasks, rounds=rounds, clock=clock)
@@ -79,13 +79,13 @@ def sliding(size: str, lengths: Sequence[float], rounds: int, clock: Callable[[]
 
 
 def exponent(rows: Sequence[Sliding]) -> float:
-    """Of the power of the length by which time grows between the shortest and the longest."""
+    """Exponent of the growth of the time with the length, from the shortest to the longest."""
     first, last = min(rows, key=lambda row: row.seconds), max(rows, key=lambda row: row.seconds)
     return math.log(last.step_s / first.step_s) / math.log(last.seconds / first.seconds)
 
 
-def make(weights: str, seconds: float, steps: int, threads: int) -> Made:
-    """One song, measured; called in a process of its own."""
+def make(weights: str, seconds: float, steps: int, threads: int) -> SongCost:
+    """Measure one song, in a new process."""
     torch.set_num_threads(threads)
     pipeline = Pipeline.from_pretrained(weights)
     sampler = replace(pipeline.sampler, schedule=Linear(steps=steps))
@@ -97,11 +97,11 @@ def make(weights: str, seconds: float, steps: int, threads: int) -> Made:
     taken = process_time() - started
     kernels = [event for event in seen.key_averages() if ATTENTION in event.key]
     attention = sum(event.self_cpu_time_total for event in kernels) / 1e6 * threads
-    return Made(seconds=seconds, cpu_s=taken, attention_s=attention, peak=peak_memory(torch.device("cpu")))
+    return SongCost(seconds=seconds, cpu_s=taken, attention_s=attention, peak=peak_memory(torch.device("cpu")))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The table."""
+    """Measure, print, and write the results."""
     parser = bench_parser("length", __doc__, READING)
     parser.add_argument("--size", choices=SIZES, default="100m", help="of the sliding layers (default 100m)")
     parser.add_argument(
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="micro", help="checkpoint of the songs, or none (default micro)")
     parser.add_argument("--steps", type=int, default=8, help="sampler steps of a song (default 8)")
     add_timing(parser)
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     if len(set(options.seconds)) < 2:
         raise ValueError(f"seconds={options.seconds[0]:g}: need two lengths to compare; add another")
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"sliding layers  {row.seconds:>6g} s  {row.step_s:>9.3f} s a step")
     print(f"sliding layers  time grows with the length to the power {exponent(layers):.3f}")
     record = {"sliding": [asdict(row) for row in layers], "exponent": exponent(layers), "songs": []}
-    songs: list[Made] = []
+    songs: list[SongCost] = []
     for seconds in options.seconds if options.weights != NONE else ():
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             made = pool.submit(make, options.weights, seconds, options.steps, torch.get_num_threads()).result()

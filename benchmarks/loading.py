@@ -1,7 +1,7 @@
-"""How long a checkpoint takes to load beside reading its file, and what memory loading and converting it need.
+"""Time of loading a checkpoint relative to reading its file, and memory of loading and converting it.
 
 ``python -m acestep bench load FOLDER --model xl_sft --json FILE``; weights are random, written to FOLDER once. Every
-measurement has a process of its own; the fastest of all rounds counts, and the greatest memory. Linux only.
+measurement runs in its own process; the results are the fastest round and the largest memory. Linux only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch import Tensor
 
 from acestep.__main__ import main as acestep
 from acestep.cli.bench_memory import config_name
-from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.run import build, compose_config
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.pipeline.build import build_network, named_dtype
 from acestep.weights.checkpoint import Checkpoint
@@ -38,15 +37,15 @@ WEIGHTS = "model.safetensors"
 CONVERTED = "converted"
 BUFFER = 16 * 2**20
 STD = 0.02
-READING = """x reading: seconds over those of reading the file's bytes. memory: beyond what the imports took; x file:
-over the file's size; above the largest tensor: what is held beside it."""
-"""What the columns say."""
+READING = """x reading: time relative to reading the file's bytes. memory: peak beyond the imports; x file: relative to
+the file's size; above the largest tensor: memory besides it."""
+"""Explanation of the columns."""
 GB = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement. ``memory`` is the process's peak beyond what its imports took, in bytes."""
+    """One measurement. ``memory`` is the process's peak beyond its imports, in bytes."""
 
     name: str
     seconds: float
@@ -54,8 +53,8 @@ class Row:
     memory: int
 
 
-class Random(Mapping[str, Tensor]):
-    """Random numbers for every tensor of a network, all cut from one buffer, so that none need be held."""
+class RandomTensors(Mapping[str, Tensor]):
+    """Random values for every tensor of a network, as views of one buffer."""
 
     def __init__(self, shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> None:
         self.shapes = shapes
@@ -79,7 +78,7 @@ def write_random(config: AceStepConfig, folder: Path, dtype: torch.dtype) -> Non
     checkpoint = Checkpoint(
         name="random",
         network_config={name: value for name, value in config.to_dict().items() if value is not None},
-        network=Random(shapes, dtype),
+        network=RandomTensors(shapes, dtype),
         silence=torch.zeros(1, config.timbre_fix_frame, config.audio_acoustic_hidden_dim),
         autoencoder_class="oobleck",
         autoencoder_config={},
@@ -90,7 +89,7 @@ def write_random(config: AceStepConfig, folder: Path, dtype: torch.dtype) -> Non
 
 
 def read(folder: Path) -> None:
-    """Every byte of the file, into one small buffer."""
+    """Read every byte of the file into one small buffer."""
     buffer = bytearray(BUFFER)
     with (folder / WEIGHTS).open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -98,19 +97,19 @@ def read(folder: Path) -> None:
 
 
 def load(folder: Path, dtype: torch.dtype) -> AceStep:
-    """The network, ready for use."""
+    """Load the network."""
     return build_network(open_checkpoint(folder), "cpu", dtype)
 
 
 def convert(folder: Path) -> None:
-    """Another layout, through the command."""
+    """Convert to another layout with the command."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         status = acestep(["convert", str(folder), str(folder.with_name(f"{folder.name}.{CONVERTED}"))])
     assert status == 0
 
 
 def measured(task: Callable[..., Any], *arguments: Any) -> tuple[float, int]:
-    """Seconds, and bytes of memory beyond what there was, of ``task``, in a new process."""
+    """Seconds and additional peak bytes of ``task`` in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, torch.get_num_threads(), task, *arguments).result()
 
@@ -127,27 +126,27 @@ def _measure(threads: int, task: Callable[..., Any], *arguments: Any) -> tuple[f
 
 
 def _memory(field: str) -> int:
-    """Bytes of this process that are in memory now (``VmRSS``) or were at most (``VmHWM``)."""
+    """Resident bytes of this process: current (``VmRSS``) or peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def forget(path: Path) -> None:
-    """Have the system drop what it keeps of a file, so that the next to read it reads the disk."""
+def drop_page_cache(path: Path) -> None:
+    """Drop a file from the page cache, so that the next read is from disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def compare(folder: Path, dtype: torch.dtype, rounds: int) -> list[Row]:
-    """Reading and loading, taking turns, from memory and from disk; then converting."""
+    """Measure reading and loading in alternation, from memory and from disk, then converting."""
     rows = []
     for place in ("memory", "disk"):
         results: dict[str, list[tuple[float, int]]] = {"read": [], "load": []}
         for _ in range(rounds):
             for name, task, arguments in (("read", read, (folder,)), ("load", load, (folder, dtype))):
                 if place == "disk":
-                    forget(folder / WEIGHTS)
+                    drop_page_cache(folder / WEIGHTS)
                 results[name].append(measured(task, *arguments))
         seconds = {name: min(times)[0] for name, times in results.items()}
         for name, times in results.items():
@@ -175,19 +174,19 @@ def report(rows: Sequence[Row], where: dict[str, Any], run: Run) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the weights where they are not there yet, measure, report."""
+    """Write the weights if they are missing, measure, report."""
     parser = bench_parser("load", __doc__, READING)
     parser.add_argument("folder", type=Path, help="for the random weights, twice their size; kept for the next time")
     parser.add_argument("--model", default="xl_sft", help="one of configs/model (default xl_sft)")
     parser.add_argument("--stored", default="bfloat16", help="type of the file's numbers (default bfloat16)")
     parser.add_argument("--dtype", default="bfloat16", help="type to load them in (default bfloat16)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default 3)")
-    run = Run.of(parser, arguments)
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="timed rounds of each (default 3)")
+    run = Run.parse(parser, arguments)
     options = run.options
     stored, dtype = named_dtype(options.stored), named_dtype(options.dtype)
     folder = options.folder / f"{config_name('model', options.model)}_{options.stored}"
     if not folder.is_dir():
-        write_random(build(composed("train", [f"model={options.model}"]).model), folder, stored)
+        write_random(build(compose_config("train", [f"model={options.model}"]).model), folder, stored)
     tensors = open_checkpoint(folder).network
     where = machine(PACKAGES) | {
         "model": folder.name,

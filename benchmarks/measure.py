@@ -1,4 +1,4 @@
-"""What every benchmark shares: its options and its record, a row of results, timing by turns, the measured peak."""
+"""Shared parts of the benchmarks: options, results file, rows, alternating timing, measured peaks."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from acestep.files import read_json, write_json
 from acestep.memory import CPU
 from benchmarks.work import Work
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison. ``error`` is the largest difference between both results.
+    """One comparison. ``error`` is the largest absolute difference between both results.
 
     ``flops`` and ``bytes`` are those of our matrix products, convolutions and attentions, see ``work.Work``.
-    ``products_s`` is what those products alone take that cannot be saved, and ``times_products`` ours over it.
+    ``products_s`` is the time of the unavoidable products alone, and ``times_products`` our time over it.
     """
 
     name: str
@@ -50,52 +50,53 @@ class Row:
 
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
-"""``cpu`` counts the work of all threads, and is what other programs disturb less."""
-
+"""``cpu`` is the processor time of all threads, which other programs affect less."""
 
 FASTEST = "the fastest round of each, all taking turns"
 COLUMNS = """A line for each case and peer. ours s, peer s: seconds of the fastest round. peer / ours: above 1,
 we are faster. ours / products: our time over that of the matrix products alone. share of peak: our products'
 operations a second over the most that a matrix product reached here. error: the largest difference between both
 results."""
-"""How a table of :class:`Row` is read."""
+"""Explanation of a table of :class:`Row`."""
 
 
 def bench_parser(name: str, doc: str, epilog: str) -> argparse.ArgumentParser:
-    """Of ``bench NAME``: ``doc`` begins with what it does, ``epilog`` says how to read what it prints."""
-    told = doc.splitlines()[0].replace("``", "")
-    return argparse.ArgumentParser(prog=f"python -m acestep bench {name}", description=told, epilog=epilog)
+    """The parser of ``bench NAME``; ``doc`` starts with its purpose, ``epilog`` explains its output."""
+    description = doc.splitlines()[0].replace("``", "")
+    return argparse.ArgumentParser(prog=f"python -m acestep bench {name}", description=description, epilog=epilog)
 
 
 def add_cases(parser: argparse.ArgumentParser, sizes: Sequence[str], seconds: Sequence[float]) -> None:
-    """Add what the comparisons of networks are told: which cases, all combinations of them, and how they are timed."""
-    told = "parameters of the DiT: tiny 70 thousand, micro 1.4 million, 100m 111 million"
-    told += (", and as published, for a GPU, 2b and xl" if "xl" in sizes else "") + " (default micro)"
-    parser.add_argument("--sizes", nargs="+", choices=sizes, default=["micro"], metavar="SIZE", help=told)
-    usual = " ".join(f"{one:g}" for one in seconds)
+    """Add the options of comparisons of networks: the cases, of which all combinations run, and the timing."""
+    text = "parameters of the DiT: tiny 70 thousand, micro 1.4 million, 100m 111 million"
+    text += (", and as published, for a GPU, 2b and xl" if "xl" in sizes else "") + " (default micro)"
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=["micro"], metavar="SIZE", help=text)
+    defaults = " ".join(f"{one:g}" for one in seconds)
     parser.add_argument(
-        "--seconds", nargs="+", type=float, default=list(seconds), metavar="S", help=f"of music (default {usual})"
+        "--seconds", nargs="+", type=float, default=list(seconds), metavar="S", help=f"of music (default {defaults})"
     )
     parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="songs at a time (default 1)")
-    parser.add_argument("--compiled", action="store_true", help="both through torch's compiler too: minutes of waiting")
+    parser.add_argument("--compiled", action="store_true", help="compile both with torch.compile too: takes minutes")
     add_timing(parser)
 
 
 def add_timing(parser: argparse.ArgumentParser, rounds: int = 3, clock: str = "wall") -> None:
-    """Add how often something is timed, and by which clock."""
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"turns of each (default {rounds})")
-    told = f"wall, or cpu: seconds of all threads, which other programs disturb less (default {clock})"
-    parser.add_argument("--clock", choices=CLOCKS, default=clock, help=told)
+    """Add the number of rounds and the clock."""
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, metavar="N", help=f"timed rounds of each (default {rounds})"
+    )
+    text = f"wall, or cpu: processor time of all threads, which other programs affect less (default {clock})"
+    parser.add_argument("--clock", choices=CLOCKS, default=clock, help=text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A benchmark as it was started, and the file for what it finds, which every benchmark can be told of.
+    """One run of a benchmark with its results file.
 
     Attributes:
-        command: that which repeats it.
-        options: all of them, checked.
-        earlier: runs and rows that the file holds, and keeps.
+        command: command line that repeats it.
+        options: the parsed options.
+        earlier: runs and rows already in the file, with ``--append``.
     """
 
     command: str
@@ -103,40 +104,40 @@ class Run:
     earlier: Mapping[str, Sequence[Any]]
 
     @classmethod
-    def of(cls, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Run:
-        """The run that ``arguments``, or else the command line, ask for.
+    def parse(cls, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Run:
+        """The run for ``arguments``, by default the command line.
 
         Raises:
-            ValueError: if a number is too small, the file cannot be written, or there is nothing to append to.
+            ValueError: a number is too small, the file cannot be written, or ``--append`` has no valid file.
         """
-        parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, command and machine there")
-        parser.add_argument("--append", action="store_true", help="keep the runs that FILE holds, and add this one")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write results, command and machine to this file")
+        parser.add_argument("--append", action="store_true", help="keep the runs in FILE, and add this one")
         given = sys.argv[1:] if arguments is None else list(arguments)
         options = parser.parse_intermixed_args(given)
         check_numbers(options)
         if options.json:
             _check_file(options.json)
-        where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        where.add_argument("--json")
-        where.add_argument("--append", action="store_true")
-        _, asked = where.parse_known_args(given)  # what decides the figures, not where they go
-        return cls(command=f"{parser.prog} {shlex.join(asked)}".strip(), options=options, earlier=_earlier(options))
+        output = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        output.add_argument("--json")
+        output.add_argument("--append", action="store_true")
+        _, relevant = output.parse_known_args(given)  # without the options of the output
+        return cls(command=f"{parser.prog} {shlex.join(relevant)}".strip(), options=options, earlier=_earlier(options))
 
     def write(
         self, where: Mapping[str, Any], counts: str, rows: Iterable[Mapping[str, Any]] = (), **figures: Any
     ) -> None:
-        """Put figures with all that they depend on into the file, if one was named; ``counts`` says how they are made.
+        """Write results with everything that they depend on to the file, if there is one.
 
-        In a file are all ``rows``, each with the index of its ``run``, and a list of ``runs``, each with ``command``,
-        ``options``, ``counts``, ``machine`` and what other figures it has.
+        The file has all ``rows``, each with the index of its ``run``, and the list of ``runs``, each with ``command``,
+        ``options``, ``counts`` (how they were measured), ``machine`` and the other ``figures``.
         """
         if self.options.json:
-            told = {name: value for name, value in vars(self.options).items() if name not in ("json", "append")}
-            told = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
-            run = {"command": self.command, "options": told, "counts": counts, "machine": where, **figures}
+            options = {name: value for name, value in vars(self.options).items() if name not in ("json", "append")}
+            options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+            run = {"command": self.command, "options": options, "counts": counts, "machine": where, **figures}
             earlier = self.earlier["runs"]
-            made = [{**row, "run": len(earlier)} for row in rows]
-            write_json(self.options.json, {"runs": [*earlier, run], "rows": [*self.earlier["rows"], *made]})
+            new = [{**row, "run": len(earlier)} for row in rows]
+            write_json(self.options.json, {"runs": [*earlier, run], "rows": [*self.earlier["rows"], *new]})
 
 
 def _earlier(options: argparse.Namespace) -> dict[str, list[Any]]:
@@ -148,16 +149,16 @@ def _earlier(options: argparse.Namespace) -> dict[str, list[Any]]:
     if not options.json.is_file():
         return none
     try:
-        found = read_json(options.json)
+        content = read_json(options.json)
     except ValueError:
-        found = {}
-    if found.keys() != none.keys() or not all(isinstance(part, list) for part in found.values()):
+        content = {}
+    if content.keys() != none.keys() or not all(isinstance(part, list) for part in content.values()):
         raise ValueError(f"json={options.json}: holds no runs to append to; leave --append out, or name another file")
-    return found
+    return content
 
 
 def _check_file(path: Path) -> None:
-    """Whether it can be written, asked before minutes of measuring."""
+    """Raise ``ValueError`` if ``path`` cannot be written, before minutes of measuring."""
     if path.is_dir():
         raise ValueError(f"json={path}: is a folder; name a file in it")
     try:
@@ -169,25 +170,25 @@ def _check_file(path: Path) -> None:
 
 
 COMPILED = ", compiled"
-"""Ends the name of what torch's compiler made."""
+"""Suffix of names with torch.compile."""
 
 
 def pairings(peer: str, compiled: bool) -> list[tuple[str, str]]:
-    """The end of our row's name, and its peer: as written, and ``compiled`` each form of ours beside each of theirs."""
+    """Pairs of our row's suffix and the peer's name; with ``compiled``, all combinations with and without compiler."""
     forms = ("", COMPILED) if compiled else ("",)
     return [(ours, peer + theirs) for ours in forms for theirs in forms]
 
 
 def in_forms(
-    peer: str, ours: Callable[[bool], Made], theirs: Callable[[bool], Made], compiled: bool
-) -> dict[str, Made]:
-    """What ours and theirs make, by the names of :func:`pairings`; both are told whether to compile."""
-    made = {"": ours(False), peer: theirs(False)}
-    return made | ({COMPILED: ours(True), peer + COMPILED: theirs(True)} if compiled else {})
+    peer: str, ours: Callable[[bool], Result], theirs: Callable[[bool], Result], compiled: bool
+) -> dict[str, Result]:
+    """The results of both, by the names of :func:`pairings`; the argument of both is whether to compile."""
+    results = {"": ours(False), peer: theirs(False)}
+    return results | ({COMPILED: ours(True), peer + COMPILED: theirs(True)} if compiled else {})
 
 
 PRODUCTS = "products"
-"""Names the task that holds what cannot be saved."""
+"""Name of the task with the unavoidable products."""
 
 
 def compared(
@@ -200,16 +201,16 @@ def compared(
     peak: float,
     clock: Callable[[], float],
 ) -> list[Row]:
-    """Time ``tasks`` by turns; a row for each pair of a form of ours and its peer.
+    """Time ``tasks`` in alternation; a row for each pair of a form of ours and its peer.
 
     Args:
-        name: what is done; the form of ours is put behind it.
-        tasks: by name, ours under its form, ``""`` as written; perhaps ``PRODUCTS``.
-        pairs: the form of ours, and the peer's name.
-        error: the largest difference between the results of both.
-        rounds: turns of each.
-        peak: the machine's, in FLOP/s.
-        clock: what they are timed by.
+        name: of the case; the suffix of our form is appended.
+        tasks: by name: ours by suffix (``""`` without compiler), the peers, optionally ``PRODUCTS``.
+        pairs: suffix of our form, and the peer's name.
+        error: largest difference between the results of both.
+        rounds: timed rounds of each.
+        peak: of the machine, in FLOP/s.
+        clock: see ``CLOCKS``.
     """
     seconds = dict(zip(tasks, best_seconds(*tasks.values(), rounds=rounds, clock=clock), strict=True))
     products_s = seconds.get(PRODUCTS)
@@ -233,13 +234,13 @@ def compared(
     ]
 
 
-def largest_difference(made: Mapping[str, Tensor]) -> Callable[[str, str], float]:
-    """Between two of what was ``made``, by name."""
-    return lambda ours, peer: float((made[ours] - made[peer]).abs().max())
+def largest_difference(results: Mapping[str, Tensor]) -> Callable[[str, str], float]:
+    """The largest absolute difference between two results, by name."""
+    return lambda ours, peer: float((results[ours] - results[peer]).abs().max())
 
 
 def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], float] = perf_counter) -> list[float]:
-    """The shortest time of each task over ``rounds``, the tasks taking turns so that all see the same machine."""
+    """The shortest time in seconds of each task over ``rounds``; tasks alternate, for equal conditions."""
     times: list[list[float]] = [[] for _ in tasks]
     for _ in range(rounds):
         for task, seconds in zip(tasks, times, strict=True):
@@ -250,7 +251,7 @@ def best_seconds(*tasks: Callable[[], Any], rounds: int, clock: Callable[[], flo
 
 
 def on_device(clock: Callable[[], float], device: torch.device) -> Callable[[], float]:
-    """``clock``, read when ``device`` has done what it was told."""
+    """``clock``, read after ``device`` has finished its queued work."""
     if device.type != "cuda":
         return clock
 
@@ -268,10 +269,10 @@ def matmul_peak(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """FLOP/s of a matrix product of this machine, on the threads that torch uses now, by the rows' clock.
+    """Peak FLOP/s of a square matrix product on this machine with torch's current threads, by the rows' clock.
 
-    Of half a second and more: before, both threads of a young process may be on one core. ``size`` is 1024, and on a
-    GPU 8192.
+    Takes at least half a second: at first, all threads of a new process may share one core. ``size`` is by default
+    1024, on a GPU 8192.
     """
     size = size or (1024 if device.type == "cpu" else 8192)
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -281,14 +282,14 @@ def matmul_peak(
 
 
 def copy_peak(size: int = 1 << 26, rounds: int = 5, device: torch.device = CPU) -> float:
-    """Bytes a second that this machine reads and writes as it copies numbers which no cache holds."""
+    """Peak bytes per second, read and written, of copies larger than the caches."""
     source, target = (torch.zeros(size, device=device) for _ in range(2))
     (seconds,) = best_seconds(lambda: target.copy_(source), rounds=rounds, clock=on_device(perf_counter, device))
     return 2 * source.nbytes / seconds
 
 
 def machine(packages: Sequence[str], peak: float | None = None, device: torch.device = CPU) -> dict[str, Any]:
-    """Where the figures come from, and when; ``peak`` in FLOP/s, where they are measured by it, and copies beside."""
+    """Description of the machine and date; with ``peak`` (FLOP/s), the copy bandwidth is measured too."""
     return {
         "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
@@ -300,7 +301,7 @@ def machine(packages: Sequence[str], peak: float | None = None, device: torch.de
 
 
 def report(rows: Sequence[Row], where: Mapping[str, Any], run: Run) -> None:
-    """Print the table, and write the rows into the file of ``run``."""
+    """Print the table, and write the rows to the file of ``run``."""
     peaks = f"{where['peak_flops'] / 1e9:.0f} GFLOP/s, {where['peak_bytes'] / 1e9:.0f} GB/s"
     table = Table("name", "peer", title=f"{where['threads']} threads, measured peak {peaks}")
     for column in ("ours s", "peer s", "peer / ours", "ours / products", "share of peak", "error"):

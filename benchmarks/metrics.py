@@ -1,7 +1,7 @@
-"""Our distances between sets of embeddings beside torchmetrics and SciPy: the same windows, process and machine.
+"""Distances between sets of embeddings, compared with torchmetrics and SciPy: same windows, process and machine.
 
-``python -m acestep bench eval --json FILE``. Operations are those of matrix products alone; roots and eigenvalues, in
-which most of the time goes, are not counted.
+``python -m acestep bench eval --json FILE``. Only the operations of matrix products are counted; most of the time goes
+into roots and eigenvalues.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from acestep.evaluation.metrics.fad import frechet_distance
-from acestep.evaluation.metrics.gaussian import Moments
+from acestep.evaluation.metrics.fad import Gaussian, frechet_distance
 from acestep.evaluation.metrics.kad import kid
 from benchmarks.measure import (
     CLOCKS,
@@ -48,46 +47,52 @@ class Pairing:
 def pairings(windows: int, dimensions: int) -> Iterator[Pairing]:
     """The metrics that have a peer, on ``windows`` windows a side; in float64, as all of them compute."""
     generator = torch.Generator().manual_seed(0)
-    reference, made = (torch.randn(windows, dimensions, generator=generator, dtype=torch.float64) for _ in range(2))
-    made = 1.2 * made + 0.1
+    reference, generated = (
+        torch.randn(windows, dimensions, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    generated = 1.2 * generated + 0.1
     size = f"{windows} x {dimensions}"
 
     def fad() -> float:
-        return frechet_distance(Moments.of(reference).gaussian(), Moments.of(made).gaussian())
+        return frechet_distance(Gaussian.fit(reference), Gaussian.fit(generated))
 
-    fid = FrechetInceptionDistance(feature=_same(dimensions), normalize=True)
-    yield Pairing(name=f"FAD {size}", ours=fad, peer="torchmetrics", theirs=lambda: _compared(fid, reference, made))
-    yield Pairing(name=f"FAD {size}", ours=fad, peer="SciPy", theirs=lambda: scipys_distance(reference, made))
-    whole = KernelInceptionDistance(feature=_same(dimensions), subsets=1, subset_size=windows, normalize=True)
+    fid = FrechetInceptionDistance(feature=_identity(dimensions), normalize=True)
+    yield Pairing(
+        name=f"FAD {size}", ours=fad, peer="torchmetrics", theirs=lambda: _compared(fid, reference, generated)
+    )
+    yield Pairing(name=f"FAD {size}", ours=fad, peer="SciPy", theirs=lambda: scipys_distance(reference, generated))
+    kernel = KernelInceptionDistance(feature=_identity(dimensions), subsets=1, subset_size=windows, normalize=True)
     yield Pairing(
         name=f"KID {size}",
-        ours=lambda: kid(reference, made),
+        ours=lambda: kid(reference, generated),
         peer="torchmetrics",
-        theirs=lambda: _compared(whole, reference, made),
+        theirs=lambda: _compared(kernel, reference, generated),
     )
 
 
-def scipys_distance(reference: Tensor, made: Tensor) -> float:
-    """The Fréchet distance by the root of the covariances' product, as most tools have it."""
-    a, b = reference.numpy(), made.numpy()
+def scipys_distance(reference: Tensor, generated: Tensor) -> float:
+    """The Fréchet distance by the matrix square root of the covariances' product, as in most tools."""
+    a, b = reference.numpy(), generated.numpy()
     one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(one @ other)
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(one + other - 2 * root.real))
 
 
-def _same(dimensions: int) -> nn.Module:
-    same = nn.Identity()
-    same.num_features = dimensions
-    return same
+def _identity(dimensions: int) -> nn.Module:
+    identity = nn.Identity()
+    identity.num_features = dimensions
+    return identity
 
 
-def _compared(metric: FrechetInceptionDistance | KernelInceptionDistance, reference: Tensor, made: Tensor) -> float:
+def _compared(
+    metric: FrechetInceptionDistance | KernelInceptionDistance, reference: Tensor, generated: Tensor
+) -> float:
     metric.reset()
     metric.set_dtype(torch.float64)
     metric.update(reference, real=True)
-    metric.update(made, real=False)
-    found = metric.compute()
-    return float(found[0] if isinstance(found, tuple) else found)
+    metric.update(generated, real=False)
+    value = metric.compute()
+    return float(value[0] if isinstance(value, tuple) else value)
 
 
 def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], float]) -> list[Row]:
@@ -99,12 +104,12 @@ def compare(pairing: Pairing, rounds: int, peak: float, clock: Callable[[], floa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every metric at the dimensions asked for."""
+    """All metrics at the requested dimensions."""
     parser = bench_parser("eval", __doc__, COLUMNS)
     parser.add_argument("--windows", type=int, default=2000, help="embeddings in each set (default 2000)")
     parser.add_argument("--dimensions", nargs="+", type=int, default=[128, 512], help="of each (default 128 512)")
     add_timing(parser)
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [

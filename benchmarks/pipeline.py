@@ -1,14 +1,13 @@
-"""Our pipeline beside diffusers' whole ``AceStepPipeline``, words in and audio out: both from one folder of weights.
+"""Our pipeline compared with diffusers' ``AceStepPipeline``, text to audio, from the same folder of weights.
 
-``python -m acestep bench pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are of a
+``python -m acestep bench pipeline --sizes micro 100m --seconds 30 --json FILE``; weights are random, times are per
 batch.
-Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, Oobleck in
-windows (which the peer can do, in tiles of 512 frames, but has to be told), and bring the peak to -1 dBFS. A row that
-goes to latents leaves out the last two; one that goes to audio is, at few steps, mostly the time of Oobleck, which
-nobody compiles.
+Both run text encoder, condition encoder, the DiT with adaptive projected guidance at every Euler step, tiled Oobleck
+(enabled in the peer, with tiles of 512 frames), and normalise the peak to -1 dBFS. Rows for latents skip the last two;
+rows for audio are, at few steps, mostly the time of Oobleck, which neither compiles.
 
-The structure is the 2B family's, of one width, since the peer's condition encoder lacks the timbre token of XL. Text
-encoder and tokenizer are the micro world's, small on both sides; Oobleck is as narrow as the DiT beside XL's.
+The architecture is the single-width 2B family's, since the peer's condition encoder lacks XL's timbre token. Text
+encoder and tokenizer are the micro world's; Oobleck is scaled down from XL's like the DiT.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.models.language import PAD
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Song
+from acestep.songs import Song
 from acestep.weights.checkpoint import Checkpoint, Lengths
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint
@@ -54,7 +53,7 @@ from benchmarks.sampler import SCALE, SIZES, Case
 PEER = "diffusers AceStepPipeline"
 PACKAGES = ("torch", "diffusers", "transformers")
 TEXT = "micro_base"
-"""The checkpoint whose text encoder both read with."""
+"""The checkpoint with the text encoder of both."""
 LATENTS, AUDIO = "latents", "audio"
 SHIFT = 3.0
 SONG = Song(
@@ -94,9 +93,9 @@ def random_checkpoint(size: str) -> Checkpoint:
 
 
 def single_width(config: AceStepConfig, text_width: int) -> AceStepConfig:
-    """``config`` with a condition encoder of the DiT's width, as deep as published where there are as many layers.
+    """``config`` with a condition encoder of the DiT's width, at most as deep as published.
 
-    Start values are as strong as in XL, so that what is read is heard.
+    Initial weights are scaled as in XL, so that the conditions affect the result.
     """
     depth = config.num_hidden_layers
     return replace(
@@ -112,7 +111,7 @@ def single_width(config: AceStepConfig, text_width: int) -> AceStepConfig:
 
 @dataclass(frozen=True)
 class Both:
-    """One case as both make it, from one folder of weights."""
+    """One case for both pipelines, from the same folder of weights."""
 
     case: Case
     folder: Path
@@ -120,17 +119,17 @@ class Both:
 
     @property
     def songs(self) -> list[Song]:
-        """Those to make: the same words, each with noise of its own."""
-        wanted = replace(SONG, seconds=self.case.seconds)
-        return [self.pipeline.resolve(replace(wanted, seed=seed)) for seed in range(self.case.batch)]
+        """The songs of the batch: the same text, each with its own noise."""
+        song = replace(SONG, seconds=self.case.seconds)
+        return [self.pipeline.resolve(replace(song, seed=seed)) for seed in range(self.case.batch)]
 
     def ours(self, until: str, compiled: bool) -> Callable[[], Tensor]:
-        """Our way to latents or audio."""
+        """Our pipeline to latents or audio."""
         pipeline, songs = replace(self.pipeline, compiled=compiled), self.songs
         sampler = Sampler(schedule=Shifted(steps=self.case.steps, shift=SHIFT), guidance=APG(scale=SCALE))
 
         def make() -> Tensor:
-            pipeline.conditioner.text_encoder.to("cpu")  # forgets the words it read before, as the peer does
+            pipeline.conditioner.text_encoder.to("cpu")  # clears the cache of texts, which the peer does not have
             if until == LATENTS:
                 return torch.stack(pipeline.latents(songs, sampler))
             return torch.stack([audio.samples for audio in pipeline.generate(songs, sampler, len(songs))])
@@ -150,14 +149,14 @@ class Both:
         shape = len(songs), frames, peer.vae.config.decoder_input_channels
 
         def make() -> Tensor:
-            (made,) = peer(
+            (result,) = peer(
                 prompt=[song.caption for song in songs],
                 lyrics=[song.lyrics for song in songs],
                 vocal_language=SONG.language,
                 bpm=SONG.bpm,
                 keyscale=SONG.key,
                 timesignature=SONG.time_signature,
-                audio_duration=shortest(frames, peer.latents_per_second),
+                audio_duration=peer_duration(frames, peer.latents_per_second),
                 num_inference_steps=self.case.steps,
                 shift=SHIFT,
                 guidance_scale=SCALE,
@@ -165,13 +164,13 @@ class Both:
                 output_type="latent" if until == LATENTS else "pt",
                 return_dict=False,
             )
-            return made
+            return result
 
         return make
 
 
-def shortest(frames: int, rate: float) -> float:
-    """Seconds that the peer makes ``frames`` of: it rounds up, so that what floating point adds would be one more."""
+def peer_duration(frames: int, rate: float) -> float:
+    """Duration for which the peer generates ``frames``; it rounds up, so a rounding error would add a frame."""
     seconds = frames / rate
     return seconds if math.ceil(seconds * rate) == frames else math.nextafter(seconds, 0)
 
@@ -180,7 +179,7 @@ def shortest(frames: int, rate: float) -> float:
 def compare(
     both: Both, until: str, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False
 ) -> list[Row]:
-    """Both pipelines on one case, and through torch's compiler too where ``compiled``."""
+    """Compare both pipelines on one case, with torch.compile too if ``compiled``."""
     tasks = in_forms(PEER, lambda form: both.ours(until, form), lambda form: both.theirs(until, form), compiled)
     error = largest_difference({name: task() for name, task in tasks.items()})
     name, pairs = f"{both.case.name}, to {until}", pairings(PEER, compiled)
@@ -188,20 +187,20 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every combination of the sizes, durations and batches asked for, as latents and as audio."""
+    """All combinations of the options."""
     parser = bench_parser("pipeline", __doc__, COLUMNS)
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
     ends = (LATENTS, AUDIO)
-    parser.add_argument("--until", nargs="+", choices=ends, default=ends, help="what is made (default both)")
+    parser.add_argument("--until", nargs="+", choices=ends, default=ends, help="last stage (default both)")
     add_cases(parser, list(SIZES), (30.0,))
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     clock = CLOCKS[options.clock]
     peak = matmul_peak(clock=clock)
     rows = []
     for size in options.sizes:
-        with TemporaryDirectory() as place:
-            folder = save_checkpoint(random_checkpoint(size), Path(place) / size, "diffusers")
+        with TemporaryDirectory() as temporary:
+            folder = save_checkpoint(random_checkpoint(size), Path(temporary) / size, "diffusers")
             pipeline = Pipeline.from_pretrained(folder)
             for seconds, batch, until in product(options.seconds, options.batch, options.until):
                 both = Both(Case(size=size, seconds=seconds, batch=batch, steps=options.steps), folder, pipeline)

@@ -1,9 +1,9 @@
-"""What the grammar of plans costs: constrained decoding beside free decoding of as many tokens, by turns.
+"""Cost of the planner's grammar: constrained compared with unconstrained decoding of as many tokens, alternating.
 
-``python -m acestep bench planner --json FILE``. The peer is transformers' own ``generate`` on the same network, from
-the same prompts, with nothing that holds it back; at temperature 0 that is the cheapest decoding there is, so that what
-is measured beside it is the constraint alone. Sizes: the shipped planner, and one of the published vocabulary's 217,204
-tokens with random weights, whose network is far smaller than a published one and so hides less of the constraint.
+``python -m acestep bench planner --json FILE``. The peer is transformers' ``generate`` on the same network and prompts
+without constraint; at temperature 0 it is the cheapest decoding there is, so that the difference is the constraint
+alone. Sizes: the shipped planner, and one with the published vocabulary of 217,204 tokens and random weights, whose
+network is far smaller than a published one, so that the constraint weighs more.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from acestep.flow.noise import song_generators
 from acestep.planner import prompts
-from acestep.planner.begin import Scratch
 from acestep.planner.codes import CODES
 from acestep.planner.decoding import Decoding
-from acestep.planner.document import Documents, Rules
-from acestep.planner.grammar import Machine
+from acestep.planner.grammar import GrammarMatcher, OutputGrammars, Rules
+from acestep.planner.init import ScratchInit
 from acestep.planner.model import LanguageModel
 from acestep.planner.vocabulary import Vocabulary, extend
 from benchmarks.measure import CLOCKS, Run, add_timing, bench_parser, machine
@@ -38,9 +37,9 @@ WORDS, ROWS = 151_643, 217_204
 """Tokens of Qwen3's text, and rows of the published embedding."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CAPTION_TOKENS, CODE_COUNT = 32, 100
-READING = """ours s, free s: seconds of whole calls, with the grammar and without. cost: what the grammar adds, as a
-share of free decoding."""
-"""What the columns say."""
+READING = """ours s, free s: seconds of whole calls with and without the grammar. cost: additional time of the grammar,
+as a fraction of free decoding."""
+"""Explanation of the columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,8 @@ class Row:
 
 
 def published_size(width: int, layers: int) -> LanguageModel:
-    """A planner of random weights whose vocabulary is as large as the published ones'."""
-    learned = Scratch(vocabulary=400)(TEXTS, 1, torch.Generator().manual_seed(0)).vocabulary.tokenizer
+    """A planner with random weights and the published vocabulary size."""
+    learned = ScratchInit(vocabulary=400)(TEXTS, 1, torch.Generator().manual_seed(0)).vocabulary.tokenizer
     described = json.loads(learned.to_str())
     words = {word: token for word, token in described["model"]["vocab"].items() if token < 400}
     number = 0
@@ -77,11 +76,11 @@ def published_size(width: int, layers: int) -> LanguageModel:
 
 
 def _word(number: int) -> str:
-    """Words that no merge makes, every second one after a space; byte-level BPE writes that as U+0120."""
+    """Words that no merge produces, every second one after a space, which byte-level BPE writes as U+0120."""
     letters = ""
-    left = number // 2
-    while left or not letters:
-        left, letter = divmod(left, len(LETTERS))
+    rest = number // 2
+    while rest or not letters:
+        rest, letter = divmod(rest, len(LETTERS))
         letters += LETTERS[letter]
     return ("\u0120" if number % 2 else "") + letters
 
@@ -91,31 +90,29 @@ class Task:
     """Plans or codes for some songs, constrained or free."""
 
     model: LanguageModel
-    documents: Documents
+    grammars: OutputGrammars
     phase: str
     batch: int
     temperature: float
 
-    def machines(self) -> list[Machine]:
-        """One for each song."""
-        make = partial(self.documents.plan, {}) if self.phase == "plan" else partial(self.documents.codes, CODE_COUNT)
+    def matchers(self) -> list[GrammarMatcher]:
+        make = partial(self.grammars.plan, {}) if self.phase == "plan" else partial(self.grammars.codes, CODE_COUNT)
         return [make() for _ in range(self.batch)]
 
-    def asked(self) -> list[list[int]]:
-        """The prompts."""
+    def prompt_tokens(self) -> list[list[int]]:
         plan = prompts.EMPTY_PLAN if self.phase == "codes" else None
-        question = prompts.generate("calm piano, rain", "[verse]\nla la", plan)
+        question = prompts.generation_prompt("calm piano, rain", "[verse]\nla la", plan)
         return [self.model.vocabulary.encode(question.text)] * self.batch
 
     def ours(self) -> list[list[int]]:
-        """What the grammar allows."""
+        """Constrained decoding."""
         decoding = Decoding(temperature=self.temperature, guidance=1.0)
-        return self.model.write(self.asked(), self.machines(), song_generators(range(self.batch)), decoding)
+        return self.model.generate(self.prompt_tokens(), self.matchers(), song_generators(range(self.batch)), decoding)
 
     def free(self, tokens: int) -> Any:
-        """As many tokens, of any kind."""
-        begun = self.machines()[0].forced()
-        ids = torch.tensor([[*row, *begun] for row in self.asked()])
+        """Unconstrained decoding of ``tokens`` tokens."""
+        start = self.matchers()[0].advance_forced()
+        ids = torch.tensor([[*row, *start] for row in self.prompt_tokens()])
         drawn = {"do_sample": True, "temperature": self.temperature, "top_p": Decoding().top_p, "top_k": 0}
         config = GenerationConfig(
             pad_token_id=self.model.vocabulary.pad,
@@ -126,10 +123,10 @@ class Task:
 
 
 def compare(name: str, task: Task, rounds: int, clock: Callable[[], float]) -> Row:
-    """Both ways by turns, after a call of each to warm up."""
-    tokens = max(map(len, task.ours())) - len(task.machines()[0].forced())
+    """Time both in alternation, after a call of each to warm up."""
+    tokens = max(map(len, task.ours())) - len(task.matchers()[0].advance_forced())
     written = task.free(tokens)
-    assert written.shape[1] == len(task.asked()[0]) + len(task.machines()[0].forced()) + tokens
+    assert written.shape[1] == len(task.prompt_tokens()[0]) + len(task.matchers()[0].advance_forced()) + tokens
     pairs = []
     for _ in range(rounds):
         started = clock()
@@ -151,19 +148,19 @@ def compare(name: str, task: Task, rounds: int, clock: Callable[[], float]) -> R
 def measure(
     name: str, model: LanguageModel, batches: Sequence[int], rounds: int, clock: Callable[[], float]
 ) -> tuple[list[Row], float]:
-    """Every phase, batch and temperature; and what the grammar takes once, before the first plan."""
+    """All phases, batches and temperatures, and the one-time cost of the grammar in seconds."""
     started = clock()
-    documents = Documents(model.vocabulary, Rules(caption_tokens=CAPTION_TOKENS))
+    grammars = OutputGrammars(model.vocabulary, Rules(caption_tokens=CAPTION_TOKENS))
     once = clock() - started
-    first = Task(model=model, documents=documents, phase="plan", batch=1, temperature=0.0)
+    first = Task(model=model, grammars=grammars, phase="plan", batch=1, temperature=0.0)
     first.free(1)
     cold = clock()
-    first.ours()  # finds what may be written in every place that it comes to
+    first.ours()  # compiles the allowed tokens of the states that it reaches
     warm = clock()
     first.ours()
     once += (warm - cold) - (clock() - warm)
     tasks = [
-        Task(model=model, documents=documents, phase=phase, batch=batch, temperature=temperature)
+        Task(model=model, grammars=grammars, phase=phase, batch=batch, temperature=temperature)
         for phase in ("plan", "codes")
         for batch in batches
         for temperature in (0.0, Decoding().temperature)
@@ -172,16 +169,18 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was found."""
+    """Measure, print, and write the results."""
     parser = bench_parser("planner", __doc__, READING)
     parser.add_argument("--planner", default="micro_planner", help="name or folder (default micro_planner)")
-    parser.add_argument("--width", type=int, default=256, help="of the large one's network; 0 leaves it out (256)")
-    parser.add_argument("--layers", type=int, default=4, help="of the large one's network (default 4)")
+    parser.add_argument(
+        "--width", type=int, default=256, help="of the large planner's network; 0 skips it (default 256)"
+    )
+    parser.add_argument("--layers", type=int, default=4, help="of the large planner's network (default 4)")
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[1, 8], metavar="N", help="songs at a time (default 1 8)"
     )
     add_timing(parser, rounds=7, clock="cpu")
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     models = {"micro": partial(LanguageModel.from_folder, options.planner)}
     if options.width:
@@ -189,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     once = {}
     for name, load in models.items():
-        found, once[name] = measure(name, load(), options.batch, options.rounds, CLOCKS[options.clock])
-        rows += found
+        measured, once[name] = measure(name, load(), options.batch, options.rounds, CLOCKS[options.clock])
+        rows += measured
     table = Table("name")
     for column in ("batch", "temperature", "tokens", "ours s", "free s", "cost"):
         table.add_column(column, justify="right")

@@ -1,8 +1,8 @@
-"""Our sampler beside diffusers' DiT in a bare Euler loop with guidance: the same weights, inputs, process and machine.
+"""Our sampler compared with diffusers' DiT in a bare Euler loop with guidance: same weights, inputs and process.
 
 ``python -m acestep bench sampler --sizes micro --seconds 8 30 --json FILE``; weights are random, times are per batch.
 On a GPU: ``--sizes xl --seconds 240 --steps 50 --device cuda --dtype bfloat16 --compiled``.
-Beside both: the matrix products and full attention that no arrangement saves, alone, by the same number of steps.
+For reference: the unavoidable matrix products and full attention alone, for the same number of steps.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor, nn
 
-from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.run import build, compose_config
 from acestep.flow import CFG, Euler, Linear, Sampler
 from acestep.memory import CPU
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.attention import FULL
 from acestep.pipeline.build import named_dtype
 from acestep.types import Conditions
-from acestep.weights.keys import to_diffusers
+from acestep.weights.diffusers import to_diffusers
 from benchmarks.measure import (
     CLOCKS,
     COLUMNS,
@@ -54,7 +53,7 @@ SCALE = 7.0
 def _sizes(
     width: int, inner: int, layers: int, heads: tuple[int, int], head: int, window: int, condition: int
 ) -> AceStepConfig:
-    """The XL structure in another size; ``heads`` are those of queries and of keys. Only the DiT matters here."""
+    """XL's architecture in another size; ``heads`` are query and key heads. Only the DiT matters here."""
     return AceStepConfig(
         hidden_size=width,
         intermediate_size=inner,
@@ -80,14 +79,14 @@ SIZES = {
     "100m": _sizes(width=768, inner=2304, layers=12, heads=(12, 4), head=64, window=128, condition=512),
 }
 PUBLISHED = {"2b": "sft_2b", "xl": "xl_sft"}
-"""As released, by their files in ``configs/model``; a processor would take hours."""
+"""Published sizes by their files in ``configs/model``; too slow on a CPU."""
 
 
 def sized(size: str) -> AceStepConfig:
     """The model of ``size``."""
     if size in SIZES:
         return SIZES[size]
-    config: AceStepConfig = build(composed("train", [f"model={PUBLISHED[size]}"]).model)
+    config: AceStepConfig = build(compose_config("train", [f"model={PUBLISHED[size]}"]).model)
     return config
 
 
@@ -102,7 +101,6 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it stands in the table."""
         return f"{self.size} {self.seconds:g} s x {self.batch}, {self.steps} steps"
 
 
@@ -116,7 +114,7 @@ def compare(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> list[Row]:
-    """Both implementations on one case, and through torch's compiler too where ``compiled``."""
+    """Compare both implementations on one case, with torch.compile too if ``compiled``."""
     generator = torch.Generator().manual_seed(0)
     network = AceStep(sized(case.size)).eval()
     network.init_weights(generator)
@@ -127,7 +125,7 @@ def compare(
     sampler = Sampler(schedule=Linear(steps=case.steps), solver=Euler(), guidance=CFG(scale=SCALE))
 
     def ours(compiled: bool) -> Callable[[], Tensor]:
-        return lambda: sampler(network.generation(compiled), noise, conditions, null)
+        return lambda: sampler(network.cached_velocity(compiled), noise, conditions, null)
 
     def theirs(compiled: bool) -> Callable[[], Tensor]:
         peer = diffusers_dit(network)
@@ -142,10 +140,10 @@ def compare(
 
 
 def products(network: AceStep, case: Case) -> Callable[[], None]:
-    """The unavoidable of ``case``, with nothing between one and the next.
+    """The unavoidable operations of ``case``, one after the other.
 
-    Per step and layer: the products with weights, of both branches but in the null one's cross-attention, and full
-    attention. No norms, and none of the scores of sliding layers and cross-attention.
+    Per step and layer: the linear layers of both branches, except the null branch's cross-attention, and full
+    attention. No norms, and no attention scores of sliding layers and cross-attention.
     """
     stack = network.config.dit.stack
     patches = -(-round(case.seconds * FRAMES_PER_SECOND) // network.config.patch_size)
@@ -180,14 +178,14 @@ def products(network: AceStep, case: Case) -> Callable[[], None]:
 def euler(
     model: nn.Module, noise: Tensor, conditions: Conditions, null: Conditions, steps: int, scale: float = SCALE
 ) -> Tensor:
-    """The peer's loop: Euler with guidance on a doubled batch, as little else as can be."""
+    """The peer's minimal loop: Euler with guidance on a doubled batch."""
     states, context = torch.cat([conditions.states, null.states]), torch.cat([conditions.context] * 2)
     times = torch.linspace(1, 0, steps + 1, device=noise.device)
     x = noise
-    for now, then in pairwise(times):
+    for now, next_time in pairwise(times):
         t = now.expand(2 * len(x)).to(x)
         conditional, unconditional = model(torch.cat([x, x]), t, t, states, context, return_dict=False)[0].chunk(2)
-        x = x + (then - now).to(x) * (unconditional + scale * (conditional - unconditional))
+        x = x + (next_time - now).to(x) * (unconditional + scale * (conditional - unconditional))
     return x
 
 
@@ -211,7 +209,7 @@ def diffusers_dit(network: AceStep) -> AceStepTransformer1DModel:
 
 
 def random_conditions(case: Case, config: AceStepConfig, generator: torch.Generator) -> Conditions:
-    """Conditions of ``case``'s length that say nothing."""
+    """Random conditions of ``case``'s length."""
     frames = round(case.seconds * FRAMES_PER_SECOND)
     return Conditions(
         states=torch.randn(case.batch, TOKENS, config.encoder.hidden_size, generator=generator),
@@ -222,13 +220,13 @@ def random_conditions(case: Case, config: AceStepConfig, generator: torch.Genera
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every combination of the sizes, durations and batches asked for."""
+    """All combinations of the options."""
     parser = bench_parser("sampler", __doc__, COLUMNS)
     parser.add_argument("--steps", type=int, default=8, help="Euler steps, each with two predictions (default 8)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
     parser.add_argument("--dtype", default="float32", help="of weights and activations (default float32)")
     add_cases(parser, [*SIZES, *PUBLISHED], (8.0, 30.0))
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     device, dtype = torch.device(options.device), named_dtype(options.dtype)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""What covers and repaints keep and change in the micro world, by its oracles, over their strengths.
+"""What covers and repaints keep and change in the micro world by strength, measured by the oracles.
 
-``python -m benchmarks.tasks OUT --weights micro --songs 32``; writes OUT/tasks.json and OUT/tasks.png. A cover asks for
-the source's song on another instrument; its words tell tempo and key, but the melody is the source's alone.
-A repaint asks for another song of the same tempo in the last two thirds of the source.
+``python -m benchmarks.tasks OUT --weights micro --songs 32``; writes OUT/tasks.json and OUT/tasks.png. A cover requests
+the source's song with another instrument; its prompt has neither tempo nor key, and the melody is only in the source.
+A repaint requests another song of the same tempo in the last two thirds of the source.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio.audio import Audio, read_audio
-from acestep.evaluation.metrics.core import ORACLES
+from acestep.evaluation.metrics.adherence import ORACLES
 from acestep.evaluation.statistics import bootstrap, paired_difference
 from acestep.files import atomic
-from acestep.pipeline.build import fingerprint
+from acestep.pipeline.build import weights_fingerprint
 from acestep.pipeline.pipeline import Pipeline
-from acestep.synth import CHANCE, INSTRUMENTS, Oracles, Truth, describe, draw_song, render
-from acestep.synth.spectra import Spectra, listen
-from acestep.synth.world import FRAME_RATE
-from acestep.types import Request
+from acestep.songs import Request
+from acestep.synth import CHANCE, INSTRUMENTS, Oracles, Truth, draw_song, render_song
+from acestep.synth.spectra import Spectra, extract_spectra
+from acestep.synth.world import FRAME_RATE, describe_song
 from acestep.weights.open import find_folder
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -37,7 +37,7 @@ LEFT, MELODY = "source's instrument", "source's melody (correlation)"
 OUTSIDE, WORST = "outside dB", "worst outside dB"
 REACH = "reach before the new part (s)"
 AUDIBLE = 1e-3
-"""-60 dB of the song's level: what differs by more has been changed."""
+"""-60 dB relative to the song: larger differences count as changed."""
 SEED = 9_001
 
 Scores = dict[str, float]
@@ -46,16 +46,16 @@ Table = dict[float, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A song of known truth in a file, what is asked to become of it, and the seed of all its takes."""
+    """A source with known factors in a file, the target's factors, and the seed of all its takes."""
 
     truth: Truth
-    asked: Truth
+    target: Truth
     path: Path
     index: int
 
     @property
     def first(self) -> int:
-        """The frame from which it is repainted."""
+        """First repainted frame."""
         return self.truth.frames // 3
 
 
@@ -68,34 +68,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
     options = parser.parse_args(arguments)
-    pipeline, judge = Pipeline.from_pretrained(options.weights), Oracles.load(ORACLES)
+    pipeline, oracles = Pipeline.from_pretrained(options.weights), Oracles.load(ORACLES)
     covers, repaints = (subjects(options.songs, options.out, kind) for kind in ("cover", "repaint"))
 
-    def swept(kind: str, whose: Sequence[Subject], heard: Callable[[Subject, Audio, float], Scores]) -> Table:
+    def swept(kind: str, sources: Sequence[Subject], score: Callable[[Subject, Audio, float], Scores]) -> Table:
         table: Table = {}
         for strength in options.strengths:
-            asked = [request(subject, kind, strength) for subject in whose]
-            made = pipeline.generate(asked, None, options.batch_size, "none")
-            rows = [heard(subject, audio, strength) for subject, audio in zip(whose, made, strict=True)]
+            requests = [request(subject, kind, strength) for subject in sources]
+            made = pipeline.generate(requests, None, options.batch_size, "none")
+            rows = [score(subject, audio, strength) for subject, audio in zip(sources, made, strict=True)]
             table[strength] = {name: [row[name] for row in rows] for name in rows[0]}
             means = ", ".join(f"{name} {np.mean(values):.2f}" for name, values in table[strength].items())
             print(f"{kind} {strength:g}: {means}", flush=True)
         return table
 
     def of_cover(subject: Subject, audio: Audio, _: float) -> Scores:
-        return hear_cover(judge, subject, audio)
+        return score_cover(oracles, subject, audio)
 
     tables = {
-        "repaint_strength": swept("repaint_strength", repaints, partial(hear_repaint, pipeline, judge)),
+        "repaint_strength": swept("repaint_strength", repaints, partial(score_repaint, pipeline, oracles)),
         "source_strength": swept("source_strength", covers, of_cover),
         "cover_strength": swept("cover_strength", covers, of_cover),
     }
     results = {
         "weights": options.weights,
-        "weights_sha256": fingerprint(find_folder(options.weights)),
+        "weights_sha256": weights_fingerprint(find_folder(options.weights)),
         "songs": options.songs,
         "chance": CHANCE,
-        "ceiling": {"cover": ceiling(judge, covers, partly=False), "repaint": ceiling(judge, repaints, partly=True)},
+        "ceiling": {
+            "cover": ceiling(oracles, covers, partly=False),
+            "repaint": ceiling(oracles, repaints, partly=True),
+        },
         **{name: summary(table) for name, table in tables.items()},
     }
     with atomic(options.out / "tasks.json") as aside:
@@ -104,75 +107,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def subjects(count: int, folder: Path, kind: str) -> list[Subject]:
-    """The songs that every strength starts from; those on files already are not rendered again."""
+    """The source songs; existing files are not rendered again."""
     made = []
     for index in range(count):
         truth, other = draw_song(SEED, index)[0], draw_song(SEED + 1, index)[0]
-        asked = replace(truth, instrument=INSTRUMENTS[(INSTRUMENTS.index(truth.instrument) + 1) % len(INSTRUMENTS)])
+        target = replace(truth, instrument=INSTRUMENTS[(INSTRUMENTS.index(truth.instrument) + 1) % len(INSTRUMENTS)])
         if kind == "repaint":
-            asked = replace(asked, tonic=other.tonic, mode=other.mode, drums=other.drums)
+            target = replace(target, tonic=other.tonic, mode=other.mode, drums=other.drums)
         path = folder / "sources" / f"{index:04d}.flac"
         if not path.is_file():
-            Audio(torch.from_numpy(render(truth)), 48_000).save(path)
-        made.append(Subject(truth, asked, path, index))
+            Audio(torch.from_numpy(render_song(truth)), 48_000).save(path)
+        made.append(Subject(truth, target, path, index))
     return made
 
 
 def request(subject: Subject, kind: str, strength: float) -> Request:
-    """What is asked of ``subject`` at ``strength``."""
-    song = describe(subject.asked, np.random.default_rng(subject.index))
-    said = asdict(song) | {"seed": subject.index, "source": str(subject.path), "seconds": None}
+    """The request for ``subject`` at ``strength``."""
+    song = describe_song(subject.target, np.random.default_rng(subject.index))
+    fields = asdict(song) | {"seed": subject.index, "source": str(subject.path), "seconds": None}
     if kind == "repaint_strength":
-        return Request(**said, task="repaint", start=subject.first / FRAME_RATE, repaint_strength=strength)
-    # Tempo and key are not told: what a cover has of them, it has from the source's latents alone, or its codes alone.
+        return Request(**fields, task="repaint", start=subject.first / FRAME_RATE, repaint_strength=strength)
+    # Without tempo and key in the prompt, a cover can only have them from the source's latents or codes.
     shares = {"cover_strength": 0.0} | {kind: strength}
-    return Request(**(said | {"bpm": None, "key": None}), task="cover", **shares)
+    return Request(**(fields | {"bpm": None, "key": None}), task="cover", **shares)
 
 
-def hear_cover(judge: Oracles, subject: Subject, audio: Audio) -> Scores:
-    """What a cover has of what was asked, and of its source."""
-    spectra = listen(audio.samples)
-    scores = judge.score(spectra, subject.asked)
-    left = judge.score(spectra, subject.truth)["instrument"]
+def score_cover(oracles: Oracles, subject: Subject, audio: Audio) -> Scores:
+    """Scores of a cover against its target and its source."""
+    spectra = extract_spectra(audio.samples)
+    scores = oracles.score(spectra, subject.target)
+    left = oracles.score(spectra, subject.truth)["instrument"]
     return {name: scores[name] for name in COVERED} | {LEFT: left, MELODY: likeness(spectra, subject)}
 
 
 def likeness(spectra: Spectra, subject: Subject) -> float:
-    """How alike the notes of a cover and of its source rise and fall over time: their correlation, 0 by chance."""
-    source = listen(read_audio(subject.path).samples)
+    """Correlation of the note activations of a cover and its source over time; 0 by chance."""
+    source = extract_spectra(read_audio(subject.path).samples)
     moves = [pitch - pitch.mean(0) for pitch in (spectra.pitch, source.pitch)]
     return float(torch.cosine_similarity(moves[0].flatten(), moves[1].flatten(), dim=0))
 
 
-def hear_repaint(pipeline: Pipeline, judge: Oracles, subject: Subject, audio: Audio, strength: float) -> Scores:
-    """What the new part has of what was asked, and how far the rest is from the source as the autoencoder has it.
+def score_repaint(pipeline: Pipeline, oracles: Oracles, subject: Subject, audio: Audio, strength: float) -> Scores:
+    """Scores of the new part against its target, and the error of the rest relative to the reconstructed source.
 
-    The rest ends where the latents' cross-fade begins.
+    The rest ends where the latents' cross-fade starts.
     """
     begin = subject.first * pipeline.autoencoder.hop
     fade = round(FRAME_RATE * (1 - strength)) * pipeline.autoencoder.hop
     kept = pipeline.decode(pipeline.encode(read_audio(subject.path)).mean)[0]
     rest, expected = audio.samples[:, : begin - fade], kept[:, : begin - fade]
-    scores = judge.score(audio.samples[:, begin:], _part(subject))
+    scores = oracles.score(audio.samples[:, begin:], _part(subject))
     changed = (audio.samples - kept)[:, :begin].abs().amax(0) > AUDIBLE * kept.square().mean().sqrt()
     reach = (begin - int(changed.int().argmax())) / audio.sample_rate if changed.any() else 0.0
-    found = {REACH: reach, OUTSIDE: _decibels(rest - expected, expected)}
-    return {name: scores[name] for name in REPAINTED} | found
+    outside = {REACH: reach, OUTSIDE: _decibels(rest - expected, expected)}
+    return {name: scores[name] for name in REPAINTED} | outside
 
 
-def ceiling(judge: Oracles, whose: Sequence[Subject], partly: bool) -> Scores:
-    """What the oracles hear in songs that are just as asked: in all of each, or where it would be repainted."""
+def ceiling(oracles: Oracles, sources: Sequence[Subject], partly: bool) -> Scores:
+    """Oracle scores of rendered targets: of the whole song, or of the repainted part."""
     rows = []
-    for subject in whose:
-        samples, asked = torch.from_numpy(render(subject.asked)), subject.asked
+    for subject in sources:
+        samples, target = torch.from_numpy(render_song(subject.target)), subject.target
         if partly:
-            samples, asked = samples[:, subject.first * samples.shape[1] // asked.frames :], _part(subject)
-        rows.append(judge.score(samples, asked))
+            samples, target = samples[:, subject.first * samples.shape[1] // target.frames :], _part(subject)
+        rows.append(oracles.score(samples, target))
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def summary(table: Table) -> dict[str, object]:
-    """Means with intervals by strength; how far each moves from the first to the last, and its largest step back."""
+    """Means with intervals by strength; their change from first to last, and the largest step against the trend."""
     draws = torch.Generator().manual_seed(SEED)
     rows, moves = [], {}
     for strength, scores in table.items():
@@ -189,7 +192,7 @@ def summary(table: Table) -> dict[str, object]:
 
 
 def draw(results: Mapping[str, object], tables: Mapping[str, Table], path: Path) -> None:
-    """Every score over the strength, a panel for each; bands are 95 % intervals, dots are guessing."""
+    """Every score over the strength, a panel per kind; bands are 95 % intervals, dotted lines are chance."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -208,7 +211,7 @@ def draw(results: Mapping[str, object], tables: Mapping[str, Table], path: Path)
                 panel.axhline(guess, color=line.get_color(), linestyle=":", linewidth=1)
         panel.set(xlabel=title, ylim=(-0.05, 1.05))
         panel.legend(fontsize="small")
-    panels[0].set_ylabel("share that the oracles read as asked")
+    panels[0].set_ylabel("accuracy by the oracles")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
@@ -216,8 +219,8 @@ def draw(results: Mapping[str, object], tables: Mapping[str, Table], path: Path)
 
 
 def _part(subject: Subject) -> Truth:
-    """What is asked for, as long as the repainted part."""
-    return replace(subject.asked, frames=subject.truth.frames - subject.first)
+    """The target with the length of the repainted part."""
+    return replace(subject.target, frames=subject.truth.frames - subject.first)
 
 
 def _decibels(difference: Float[Tensor, "a s"], signal: Float[Tensor, "a s"]) -> float:

@@ -1,4 +1,4 @@
-"""A training step of our DiT beside one of diffusers', full or LoRA: same weights, data, loss, optimiser and loop.
+"""A training step of our DiT compared with diffusers', full or LoRA: same weights, data, loss, optimiser and loop.
 
 ``python -m acestep bench train --sizes 100m --seconds 60 --json FILE``; one row for each kind, seconds are per step.
 """
@@ -43,15 +43,15 @@ THEIRS = ("to_q", "to_k", "to_v", "to_out.0")
 
 M = TypeVar("M", bound=nn.Module)
 Batch = tuple[Tensor, Tensor, Tensor, Conditions]
-"""Noisy latents, times, the velocity to learn, conditions."""
+"""Noisy latents, timesteps, target velocity, conditions."""
 
 
 def compare(
     case: Case, kind: str, rounds: int, peak: float, clock: Callable[[], float], compiled: bool = False
 ) -> list[Row]:
-    """Both implementations' steps on one case; the error is that of the losses they report.
+    """Compare the steps of both implementations on one case; the error is the difference of the losses.
 
-    Where ``compiled``, through torch's compiler too, layer by layer.
+    With ``compiled``, with torch.compile of each layer too.
     """
     network = AceStep(SIZES[case.size])
     generator = torch.Generator().manual_seed(0)
@@ -85,7 +85,7 @@ def compare(
 def _steps(
     module: nn.Module, velocity: Callable[[Tensor, Tensor, Conditions], Tensor], batch: Batch
 ) -> Iterator[float]:
-    """The loop: each step's loss. Fused AdamW, as our training has by default."""
+    """The loss of each step, with fused AdamW, the default of our training."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     x_t, t, target, conditions = batch
@@ -98,7 +98,7 @@ def _steps(
 
 
 def _trained(module: M, kind: str, targets: Sequence[str]) -> M:
-    """``module`` ready to be trained, all of it or its adapter."""
+    """``module`` prepared for training in full or with LoRA."""
     if kind == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -114,11 +114,11 @@ def _batch(case: Case, network: AceStep, generator: torch.Generator) -> Batch:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Every combination of the sizes, durations, batches and kinds asked for."""
+    """All combinations of the options."""
     parser = bench_parser("train", __doc__, COLUMNS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is trained (default both)")
     add_cases(parser, list(SIZES), (30.0,))
-    run = Run.of(parser, arguments)
+    run = Run.parse(parser, arguments)
     options = run.options
     peak = matmul_peak(clock=CLOCKS[options.clock])
     rows = [

@@ -1,4 +1,4 @@
-"""What a piece of work asks of a machine: the operations and bytes of its matrix products."""
+"""Counts the floating-point operations and bytes of matrix products."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Work(TorchDispatchMode):
-    """Counts the matrix products, convolutions and attentions of what runs in it, forward and backward.
+    """Context that counts the matrix products, convolutions and attentions inside, forward and backward.
 
     Attributes:
-        flops: their floating-point operations.
-        bytes: what they read and write, each as if it were alone.
+        flops: floating-point operations.
+        bytes: read and written, without caching between operations.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,11 @@ class Work(TorchDispatchMode):
 
     @property
     def flops(self) -> int:
-        """Of all that ran until now."""
         return self._counter.get_total_flops()
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._counter.__enter__()  # inside: what it takes apart comes here in parts
+        self._counter.__enter__()  # inside, so that operations which it decomposes arrive here decomposed
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -43,12 +42,12 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run ``function``, and count what it moves if its operations are counted."""
-        made = function(*args, **(kwargs or {}))
+        """Run ``function``, and count its bytes if its operations are counted."""
+        result = function(*args, **(kwargs or {}))
         if function.overloadpacket in self._counter.flop_registry:
-            tensors = {id(x): x for x in tree_leaves((args, kwargs, made)) if isinstance(x, Tensor)}
+            tensors = {id(x): x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)}
             self.bytes += sum(x.nbytes for x in tensors.values())
-        return made
+        return result
 
 
 def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
@@ -63,4 +62,4 @@ ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""A processor's fused attention, which torch's table of operations lacks, by shapes (songs, heads, length, width)."""
+"""The fused CPU attention, missing in torch's flop counter, by shapes (songs, heads, length, width)."""

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import infer
 import train
 from acestep.__main__ import main
 from acestep.data.preprocess import Preprocess
 from acestep.pipeline.build import load_autoencoder
 from acestep.synth import write_world
 
-MAINS = {"train": train.train, "evaluate": evaluate.evaluate}
+MAINS = {"train": train.train, "evaluate": evaluate.evaluate, "infer": infer.infer}
 SMALL = (
     "model=tiny",
     "data.held_out=2",

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures shared by the tests of several packages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import pytest
 import torch
 from tiny import NETWORK, write_tiny
 
+from acestep.adapters import LoRA, save_adapter
 from acestep.audio.audio import Audio
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.pipeline import Pipeline
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint
 
-# A first call compiles and imports, and a shared machine pauses: time is no property of the code.
+# No deadline: a first call compiles and imports, and a shared machine may be slow.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests run where they are asked for, and are named with the reason where not."""
+    """Skip tests marked ``long`` unless ``ACESTEP_LONG`` is set."""
     if not os.environ.get("ACESTEP_LONG"):
         for item in items:
             if item.get_closest_marker("long"):
@@ -31,13 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A native checkpoint folder of random weights, with every structure of the real one. Not to be written to."""
+    """A native checkpoint folder of random weights, with all modules of the release. Read-only."""
     return write_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
 def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with 64 codes: a vocabulary of 64,000 takes seconds to write down."""
+    """The tiny checkpoint with 64 codes, since a tokenizer with 64,000 code tokens takes seconds to write."""
     config = {**NETWORK, "fsq_input_levels": [4, 4, 4]}
     network = AceStep(AceStepConfig.from_dict(config))
     network.init_weights(torch.Generator().manual_seed(0))
@@ -47,8 +49,8 @@ def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training of two steps by ``train.py``, with a song; its store is beside it. Not to be written to."""
-    from commands import SMALL, call, small_store  # here, since it loads Lightning
+    """The run folder of two training steps, with a song; its latent store is beside it. Read-only."""
+    from commands import SMALL, call, small_store  # imported here, since it loads Lightning
 
     folder = tmp_path_factory.mktemp("small")
     store = small_store(folder, tiny)
@@ -56,3 +58,19 @@ def small_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     song = Audio(0.1 * torch.randn(2, 48_000, generator=torch.Generator().manual_seed(0)), 48_000)
     song.save(folder / "run" / "samples" / "step_000002" / "00.flac")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two LoRAs of random weights for the tiny checkpoint."""
+    paths = []
+    for seed in (1, 2):
+        trained = Pipeline.from_pretrained(tiny)
+        generator = torch.Generator().manual_seed(seed)
+        LoRA(rank=2)(trained.network.decoder, generator)
+        for name, parameter in trained.network.decoder.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(generator=generator)
+        folder = tmp_path_factory.mktemp("adapters") / str(seed)
+        paths.append(str(save_adapter(trained.network.decoder, folder, str(tiny))))
+    return paths

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check; the import contracts themselves are in ``pyproject.toml``."""
+"""Rules of the code base that can be checked: sizes, names, imports. The import contracts are in ``pyproject.toml``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAIN_LINES = 40
 
 
 def python(code: str) -> str:
-    """What ``code`` prints in a fresh interpreter."""
+    """Output of ``code`` in a fresh interpreter."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """Every function of the file at ``path`` and its lines."""
+    """Name and number of lines of every function in the file at ``path``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
@@ -68,13 +68,25 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
     assert {name: count for name, count in functions(path) if count > FUNCTION_LINES} == {}
 
 
+def test_classes_and_functions_have_unique_names() -> None:
+    """Two classes of one name, or two functions, make a reader open both files to learn which is meant."""
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} - {"__getattr__"}
+        for name in names:
+            places.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 @pytest.mark.parametrize("name", ["train.py", "evaluate.py", "infer.py"])
 def test_the_mains_fit_on_a_screen(name: str) -> None:
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= MAIN_LINES
 
 
-def test_only_the_flow_decides_the_direction_of_time() -> None:
-    """Who writes the path or its target again can get a sign wrong where no test looks."""
+def test_the_path_and_the_velocity_target_are_defined_once() -> None:
+    """A second definition could have another sign where no test looks."""
     words = ("noise - x0", "noise - x_0", "1 - t) * x0", "1.0 - t) * x0")
     written = {
         path.relative_to(ROOT).as_posix()

@@ -1,4 +1,4 @@
-"""The benchmarks run, compare like with like, and write what they promise. How fast anything is, is not judged here."""
+"""The benchmarks run, compare equal results, and write their documented output; speeds are not tested."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ pytest.importorskip("diffusers", reason="a development dependency")
 
 from acestep.__main__ import main
 from acestep.cli import bench as benches
-from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.run import build, compose_config
 from acestep.models.acestep import AceStep
 from acestep.weights.checkpoint import Lengths
 from acestep.weights.save import save_checkpoint
@@ -54,7 +53,7 @@ def test_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "share of peak" in capsys.readouterr().out
     assert record["command"].startswith("python -m acestep bench sampler --sizes tiny --steps 2 --rounds 1 --clock cpu")
     assert record["options"]["rounds"] == 1
-    assert record["options"]["compiled"] is False, "what nobody gave is told too"
+    assert record["options"]["compiled"] is False, "defaults are recorded too"
     assert "fastest" in record["counts"]
     assert main(["bench", "sampler", *common, "--seconds", "0.4", "--json", str(file), "--append"]) == 0
     (first, _), rows = written(file)
@@ -82,13 +81,13 @@ def test_pipeline(tmp_path: Path) -> None:
 def test_sizes_of_the_sampler_are_the_published_ones() -> None:
     with torch.device("meta"):
         decoders = {size: AceStep(sized(size)).decoder for size in PUBLISHED}
-        small = AceStep(build(composed("train", ["model=sft_2b", "weights=W", "data.path=D"]).model)).decoder
+        small = AceStep(build(compose_config("train", ["model=sft_2b", "weights=W", "data.path=D"]).model)).decoder
     counts = {size: sum(p.numel() for p in decoder.parameters()) for size, decoder in decoders.items()}
     assert counts == {"2b": sum(p.numel() for p in small.parameters()), "xl": 4_168_897_088}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sampler", "--device", "cuda"]) != 0
     assert "device=cuda: torch finds no GPU here" in capsys.readouterr().err
 
@@ -105,7 +104,7 @@ def test_autoencoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.56, 0.63])
-def test_a_song_of_no_whole_number_of_frames_is_as_long_for_both(seconds: float, tmp_path: Path) -> None:
+def test_durations_between_frames_are_rounded_alike(seconds: float, tmp_path: Path) -> None:
     file = tmp_path / "pipeline.json"
     given = ["--sizes", "tiny", "--seconds", str(seconds), "--until", "latents", "--steps", "1", "--rounds", "1"]
     assert main(["bench", "pipeline", *given, "--json", str(file)]) == 0
@@ -138,7 +137,7 @@ def test_a_song_of_no_whole_number_of_frames_is_as_long_for_both(seconds: float,
         (["eval", "--windows", "1"], "windows=1: need at least 2"),
     ],
 )
-def test_what_cannot_be_measured_is_one_sentence(
+def test_invalid_options_are_one_line_errors(
     given: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,8 +152,8 @@ def test_what_cannot_be_measured_is_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", benches.PEERS)
-def test_help_says_how_to_read_what_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", benches.BENCHMARKS)
+def test_help_explains_the_output(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["bench", name, "--help"])
     assert not stopped.value.code
@@ -208,12 +207,12 @@ def test_length(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert made.peak > 1e8
 
 
-def test_a_benchmark_that_is_not_there_is_one_sentence(
+def test_a_missing_benchmark_is_a_one_line_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(benches.PEERS, "sampler", ("no_such", "nothing"))
+    monkeypatch.setitem(benches.BENCHMARKS, "sampler", ("no_such", "nothing"))
     assert main(["bench", "sampler", "--json", "x"]) == 1
-    assert capsys.readouterr().err.startswith("error: bench sampler: compares with other programs")
+    assert capsys.readouterr().err.startswith("error: bench sampler: is part of the repository")
 
 
 def test_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,13 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
-from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.run import build, compose_config
 from acestep.flow import CFG, Sampler, Shifted
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.pipeline.build import build_sampler
-from acestep.training.fit import Start, load_pipeline
-from acestep.verify import family
+from acestep.training.fit import NetworkInit, load_pipeline
+from acestep.verify import model_family
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.save import save_checkpoint
 
@@ -36,7 +35,7 @@ FAMILIES = ("xl_sft", "xl_base", "xl_turbo", "sft_2b", "base_2b", "turbo_2b")
 
 
 def config_of(name: str) -> AceStepConfig:
-    return build(composed("train", [f"model={name}"]).model)
+    return build(compose_config("train", [f"model={name}"]).model)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,8 +61,8 @@ def test_the_autoencoder_has_the_published_counts() -> None:
 def test_a_family_is_known_by_its_config(name: str) -> None:
     config = config_of(name)
     kind = next(kind for kind in ("sft", "base", "turbo") if kind in name)
-    assert family(config.to_dict() | {"model_version": kind}) == name
-    unnamed = family(config.to_dict())
+    assert model_family(config.to_dict() | {"model_version": kind}) == name
+    unnamed = model_family(config.to_dict())
     assert unnamed == (name if kind == "turbo" else name.replace(kind, "sft") + " or " + name.replace(kind, "base"))
 
 
@@ -98,7 +97,7 @@ def test_a_model_of_another_family_is_refused(checkpoint: Checkpoint, tmp_path: 
     folder = save_checkpoint(checkpoint, tmp_path / "sft")
     config = replace(AceStepConfig.from_dict(checkpoint.network_config), is_turbo=True)
     with pytest.raises(ValueError, match=r"is_turbo is False, but the config's is model\.is_turbo=True"):
-        load_pipeline(str(folder), config, Start.pretrained, 0)
+        load_pipeline(str(folder), config, NetworkInit.pretrained, 0)
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from acestep.__main__ import _parser
-from acestep.config.compose import composed
-from acestep.config.run import check, quoted
+from acestep.__main__ import build_parser
+from acestep.config.run import build_nodes, compose_config, quote_argument
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -59,12 +58,12 @@ def test_a_mains_overrides_compose(line: str) -> None:
     script, *overrides = shlex.split(line, comments=True)[1:]
     assert (REPOSITORY / script).is_file()
     for one in _runs(Path(script).stem, overrides):
-        check(composed(Path(script).stem, one))
+        build_nodes(compose_config(Path(script).stem, one))
 
 
 def _runs(main: str, overrides: list[str]) -> list[list[str]]:
     """What a command composes: itself, or the first and the last of its sweep's runs."""
-    parsed = OverridesParser.create().parse_overrides([quoted(word) for word in overrides if word not in FLAGS])
+    parsed = OverridesParser.create().parse_overrides([quote_argument(word) for word in overrides if word not in FLAGS])
     parsed = [one for one in parsed if not one.key_or_group.startswith("hydra")]
     if any(one.key_or_group == "reproduce" for one in parsed):
         return []  # the rest of the command stands in the folder that it names
@@ -80,7 +79,7 @@ def _runs(main: str, overrides: list[str]) -> list[list[str]]:
 def test_a_modules_arguments_parse(line: str) -> None:
     module, *arguments = shlex.split(line, comments=True)[2:]
     if module == "acestep":
-        assert callable(_parser().parse_args(arguments).command)
+        assert callable(build_parser().parse_args(arguments).command)
     else:
         assert importlib.util.find_spec(module)
 

@@ -1,4 +1,4 @@
-"""``python -m acestep verify``: a whole checkpoint is named and counted; a broken one is one sentence."""
+"""``python -m acestep verify``: family, counts and hash of a checkpoint; a one-line error for a broken one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, with_oobleck
 
 from acestep.__main__ import main
-from acestep.verify import check_fingerprint, fingerprint_file, verify
+from acestep.verify import check_fingerprint, fingerprint_file, verify_checkpoint
 from acestep.weights.save import WRITERS, save_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +23,7 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture(params=MODELS)
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A published-layout folder of its own, for a test to break."""
+    """A copy of a folder in the published layout, which a test may modify."""
     folder = tmp_path / request.param
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "silence_latent.pt"):
@@ -41,7 +41,7 @@ def test_a_published_folder(golden: Path, capsys: Captured) -> None:
     assert "no fingerprint to compare with" in printed
 
 
-def test_a_kept_fingerprint_is_compared(golden: Path, capsys: Captured) -> None:
+def test_a_saved_fingerprint_is_compared(golden: Path, capsys: Captured) -> None:
     assert main(["verify", str(golden), "--save"]) == 0
     assert main(["verify", str(golden)]) == 0
     assert capsys.readouterr().out.count("as expected") == 2
@@ -75,7 +75,7 @@ class _Bomb:
         ("pickle", "silence_latent.pt: not a plain tensor file, so it was not opened"),
     ],
 )
-def test_damage_is_one_sentence(golden: Path, damage: str, says: str, capsys: Captured) -> None:
+def test_a_damaged_checkpoint_is_a_one_line_error(golden: Path, damage: str, says: str, capsys: Captured) -> None:
     path = golden / "model.safetensors"
     tensors = load_file(path)
     if damage == "nan":
@@ -101,16 +101,16 @@ def test_damage_is_one_sentence(golden: Path, damage: str, says: str, capsys: Ca
     assert "\n" not in error
 
 
-def test_the_hash_knows_no_layout(tmp_path: Path) -> None:
+def test_the_hash_does_not_depend_on_the_layout(tmp_path: Path) -> None:
     checkpoint = with_oobleck(tiny_checkpoint(tmp_path / "text"))
-    found = [verify(save_checkpoint(checkpoint, tmp_path / layout, layout)) for layout in WRITERS]
+    found = [verify_checkpoint(save_checkpoint(checkpoint, tmp_path / layout, layout)) for layout in WRITERS]
     assert len({one.sha256 for one in found}) == 1
     assert len({one.fingerprint for one in found}) == 1
     assert {"autoencoder", "text_encoder", "tokenizer"} <= found[0].parameters.keys()
-    half = verify(save_checkpoint(checkpoint, tmp_path / "half", dtype=torch.bfloat16))
+    half = verify_checkpoint(save_checkpoint(checkpoint, tmp_path / "half", dtype=torch.bfloat16))
     assert half.sha256 != found[0].sha256
     check_fingerprint(half.fingerprint, found[0].fingerprint, "bfloat16")
 
 
-def test_the_fingerprint_lies_beside_the_folder(tiny: Path) -> None:
+def test_the_fingerprint_file_is_beside_the_folder(tiny: Path) -> None:
     assert fingerprint_file(tiny).parent == tiny.parent

@@ -1,4 +1,4 @@
-"""A whole checkpoint of random weights, small enough for any test, with every structure of the real one."""
+"""A complete checkpoint of random weights, small enough for tests, with all modules of the release."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ TEXT = {
 }
 SAMPLER = {"schedule": {"class": "Shifted", "steps": 2, "shift": 1.0}, "guidance": {"class": "CFG", "scale": 2.0}}
 
-
 OOBLECK = {
     "encoder_hidden_size": 128,
     "downsampling_ratios": [2, 4],
@@ -60,7 +59,7 @@ OOBLECK = {
 
 
 def write_tiny(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint to ``folder``; the same ``seed`` gives the same numbers."""
+    """Write the checkpoint of this ``seed`` to ``folder``."""
     return save_checkpoint(tiny_checkpoint(folder.with_name(f"{folder.name}.text"), seed), folder)
 
 
@@ -88,7 +87,7 @@ def tiny_checkpoint(text_folder: Path, seed: int = 0) -> Checkpoint:
 
 
 def with_oobleck(checkpoint: Checkpoint, seed: int = 0, **sizes: Any) -> Checkpoint:
-    """``checkpoint`` with an Oobleck of 25 Hz in place of its autoencoder, as other layouts need; ``sizes`` of its."""
+    """``checkpoint`` with a 25 Hz Oobleck autoencoder, which all layouts can store; ``sizes`` override its config."""
     config = {**OOBLECK, **sizes}
     autoencoder = Oobleck(OobleckConfig(**config))
     autoencoder.init_weights(torch.Generator().manual_seed(seed))
@@ -101,7 +100,7 @@ def with_oobleck(checkpoint: Checkpoint, seed: int = 0, **sizes: Any) -> Checkpo
 
 
 def write_text_encoder(folder: Path, generator: torch.Generator) -> Path:
-    """A Qwen3 folder whose tokenizer reads bytes and appends the end token."""
+    """A Qwen3 folder with a byte-level tokenizer that appends the end token."""
     network = Qwen3Model(Qwen3Config(**TEXT))
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)

@@ -1,27 +1,26 @@
-"""Small trained additions to a frozen network, through PEFT. Knows linear layers by name, not whose they are."""
+"""Adapters (LoRA, LoKr, LoHa, OFT) by PEFT: insert, save, load, merge, export, and switch per song."""
 
-from acestep.adapters.base import Base, Kept, hold
-from acestep.adapters.export import AdapterLayout, export_adapter
+from acestep.adapters.base import Adapter, AdapterDtype, BaseFormat, quantize_base
+from acestep.adapters.export import AdapterLayout, export_adapter, merge_adapter
 from acestep.adapters.io import BASE_FILE, adapter_base, is_adapter, load_adapter, save_adapter
 from acestep.adapters.kinds import OFT, LoHa, LoKr
-from acestep.adapters.lora import Adapter, LoRA
-from acestep.adapters.merge import merge_adapter
+from acestep.adapters.lora import LoRA
 
 __all__ = [
     "BASE_FILE",
     "OFT",
     "Adapter",
+    "AdapterDtype",
     "AdapterLayout",
-    "Base",
-    "Kept",
+    "BaseFormat",
     "LoHa",
     "LoKr",
     "LoRA",
     "adapter_base",
     "export_adapter",
-    "hold",
     "is_adapter",
     "load_adapter",
     "merge_adapter",
+    "quantize_base",
     "save_adapter",
 ]

@@ -1,11 +1,11 @@
-"""Adapters as other programs read them: one safetensors file under diffusers' or ComfyUI's names.
+"""Export of an adapter to one safetensors file with diffusers' or ComfyUI's names, or into the base weights.
 
 Sources: diffusers ``AceStepLoraLoaderMixin``; ComfyUI ``comfy/lora.py`` and ``comfy/weight_adapter``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -17,37 +17,60 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from acestep.adapters.lora import ADAPTER
-from acestep.adapters.merge import adapted
+from acestep.adapters.base import ADAPTER
 from acestep.files import atomic
 
 DIFFUSERS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "o_proj": "to_out.0"}
 
 
 class AdapterLayout(Enum):
-    """Whose names: ``diffusers`` (LoRA only) or ``comfyui`` (LoRA, DoRA, LoKr, LoHa)."""
+    """Tensor names of the exported file: ``diffusers`` (LoRA only) or ``comfyui`` (LoRA, DoRA, LoKr, LoHa)."""
 
     diffusers = "diffusers"
     comfyui = "comfyui"
+
+
+def adapter_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    """The layers of ``module`` with an adapter, by name."""
+    for name, part in module.named_modules():
+        if isinstance(part, BaseTunerLayer) and hasattr(part, "merge"):
+            yield name, part
+
+
+def merge_adapter(module: nn.Module) -> None:
+    """Add the adapter in ``module`` to its weights, in place; parameters have the base's names again.
+
+    Raises:
+        ValueError: there is no adapter, or the weights are quantized.
+    """
+    layers = list(adapter_layers(module))
+    if not layers:
+        raise ValueError("merge: the network carries no adapter")
+    for name, layer in layers:
+        base = layer.get_base_layer()
+        weight = base.get_parameter("weight")
+        if not weight.is_floating_point() or type(weight) is not nn.Parameter:
+            raise ValueError(f"merge: the weights under {name} are quantized; load them with adapter.base=own")
+        layer.merge(safe_merge=True, adapter_names=[ADAPTER])
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, base)
+    del module.peft_config
 
 
 def export_adapter(module: nn.Module, file: Path, layout: AdapterLayout) -> Path:
     """Write the adapter in ``module``, the DiT, to ``file``.
 
     Raises:
-        ValueError: if the layout has no form for this kind of adapter.
+        ValueError: there is no adapter, or the layout does not support its kind.
     """
-    name_and_write: dict[AdapterLayout, Callable[[str, BaseTunerLayer], dict[str, Tensor]]] = {
-        AdapterLayout.diffusers: _diffusers,
-        AdapterLayout.comfyui: _comfyui,
-    }
+    convert = {AdapterLayout.diffusers: _diffusers, AdapterLayout.comfyui: _comfyui}[layout]
     tensors: dict[str, Tensor] = {}
-    for name, layer in adapted(module):
-        tensors |= name_and_write[layout](name, layer)
+    for name, layer in adapter_layers(module):
+        tensors |= convert(name, layer)
     if not tensors:
         raise ValueError("export: the network carries no adapter")
-    with atomic(file) as aside:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside)
+    with atomic(file) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
     return file
 
 
@@ -55,37 +78,41 @@ def _diffusers(name: str, layer: BaseTunerLayer) -> dict[str, Tensor]:
     if not isinstance(layer, LoraLayer) or layer.lora_magnitude_vector:
         raise ValueError("export: diffusers reads plain LoRA alone; merge the adapter, or export it for ComfyUI")
     parent, _, last = name.rpartition(".")
-    theirs = f"transformer.{parent}.{DIFFUSERS.get(last, last)}"
-    # It reads no alpha, and takes the scale for 1.
+    prefix = f"transformer.{parent}.{DIFFUSERS.get(last, last)}"
+    # diffusers reads no alpha and uses a scale of 1.
     return {
-        f"{theirs}.lora_A.weight": layer.lora_A[ADAPTER].weight,
-        f"{theirs}.lora_B.weight": layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER],
+        f"{prefix}.lora_A.weight": _weight(layer.lora_A),
+        f"{prefix}.lora_B.weight": _weight(layer.lora_B) * layer.scaling[ADAPTER],
     }
 
 
 def _comfyui(name: str, layer: BaseTunerLayer) -> dict[str, Tensor]:
-    theirs = f"diffusion_model.decoder.{name}"
+    prefix = f"diffusion_model.decoder.{name}"
     if isinstance(layer, LoraLayer):
-        made = {
-            f"{theirs}.lora_down.weight": layer.lora_A[ADAPTER].weight,
-            f"{theirs}.lora_up.weight": layer.lora_B[ADAPTER].weight,
-            f"{theirs}.alpha": torch.tensor(layer.scaling[ADAPTER] * layer.lora_A[ADAPTER].weight.shape[0]),
+        tensors = {
+            f"{prefix}.lora_down.weight": _weight(layer.lora_A),
+            f"{prefix}.lora_up.weight": _weight(layer.lora_B),
+            f"{prefix}.alpha": torch.tensor(layer.scaling[ADAPTER] * _weight(layer.lora_A).shape[0]),
         }
         if layer.lora_magnitude_vector:
-            made[f"{theirs}.dora_scale"] = layer.lora_magnitude_vector[ADAPTER].weight[:, None]
-        return made
+            tensors[f"{prefix}.dora_scale"] = _weight(layer.lora_magnitude_vector)[:, None]
+        return tensors
     if isinstance(layer, LoKrLayer | LoHaLayer):
-        return _factors(theirs, layer)
+        return _kronecker_or_hadamard(prefix, layer)
     raise ValueError("export: ComfyUI reads no OFT of this form; merge the adapter")
 
 
-def _factors(theirs: str, layer: LoKrLayer | LoHaLayer) -> dict[str, Tensor]:
-    """The factors of LoKr or LoHa; their scale goes into the first, since without a rank no alpha is read."""
-    held = {name: getattr(layer, name) for name in layer.adapter_layer_names if ADAPTER in getattr(layer, name)}
-    made = {f"{theirs}.{name}": values[ADAPTER] for name, values in held.items()}
-    first = next(name for name in ("lokr_w1", "lokr_w1_a", "hada_w1_a") if name in held)
-    made[f"{theirs}.{first}"] = made[f"{theirs}.{first}"] * layer.scaling[ADAPTER]
-    rank = next((values[ADAPTER].shape[0] for name, values in held.items() if name.endswith("_b")), None)
+def _weight(adapters: nn.ModuleDict) -> Tensor:
+    return adapters[ADAPTER].get_parameter("weight")
+
+
+def _kronecker_or_hadamard(prefix: str, layer: LoKrLayer | LoHaLayer) -> dict[str, Tensor]:
+    """The factors of LoKr or LoHa, the first multiplied by the scale: without a rank ComfyUI ignores alpha."""
+    parameters = {name: getattr(layer, name) for name in layer.adapter_layer_names if ADAPTER in getattr(layer, name)}
+    tensors = {f"{prefix}.{name}": values[ADAPTER] for name, values in parameters.items()}
+    first = next(name for name in ("lokr_w1", "lokr_w1_a", "hada_w1_a") if name in parameters)
+    tensors[f"{prefix}.{first}"] = tensors[f"{prefix}.{first}"] * layer.scaling[ADAPTER]
+    rank = next((values[ADAPTER].shape[0] for name, values in parameters.items() if name.endswith("_b")), None)
     if rank:
-        made[f"{theirs}.alpha"] = torch.tensor(float(rank))
-    return made
+        tensors[f"{prefix}.alpha"] = torch.tensor(float(rank))
+    return tensors

@@ -1,4 +1,4 @@
-"""Adapters beside LoRA, as PEFT implements them: Kronecker and Hadamard products, and rotations."""
+"""Adapters other than LoRA by PEFT: Kronecker products, Hadamard products and orthogonal rotations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from peft import LoHaConfig, LoKrConfig, OFTConfig
 
-from acestep.adapters.base import Base
-from acestep.adapters.lora import Adapter, Ranked
+from acestep.adapters.base import Adapter, BaseFormat, RankedAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoKr(Ranked):
+class LoKr(RankedAdapter):
     """Adds a Kronecker product of two small matrices (Yeh et al. 2023, arXiv 2309.14859, section 3.3).
 
     Args:
@@ -31,35 +30,27 @@ class LoKr(Ranked):
             raise ValueError(f"adapter.factor={self.factor}: need at least 1, or -1 for about equal sizes")
 
     def config(self, targets: Sequence[str]) -> LoKrConfig:
-        """As PEFT names it."""
-        return LoKrConfig(
-            r=self.rank,
-            alpha=self.alpha,
-            target_modules=list(targets),
-            decompose_factor=self.factor,
-            decompose_both=self.decompose_both,
-            **self._patterns(),
-        )
+        shared = self._shared(targets)
+        return LoKrConfig(**shared, decompose_factor=self.factor, decompose_both=self.decompose_both)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoHa(Ranked):
-    """Adds an entrywise product of two low-rank products, of up to its squared rank (FedPara, arXiv 2108.06098)."""
+class LoHa(RankedAdapter):
+    """Adds a Hadamard product of two low-rank products; rank up to ``rank**2`` (FedPara, arXiv 2108.06098)."""
 
     rank: int = 16
     alpha: float = 16.0
 
     def config(self, targets: Sequence[str]) -> LoHaConfig:
-        """As PEFT names it."""
-        return LoHaConfig(r=self.rank, alpha=self.alpha, target_modules=list(targets), **self._patterns())
+        return LoHaConfig(**self._shared(targets))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OFT(Adapter):
-    """Rotates the layers' inputs, block by block (Qiu et al. 2023, arXiv 2306.07280); norms and angles stay.
+    """Orthogonal rotation of the layers' inputs in blocks (Qiu et al. 2023, arXiv 2306.07280).
 
     Args:
-        block: inputs that are rotated together; must divide every target's input width.
+        block: width of a rotation; must divide every target's input width.
     """
 
     block: int = 32
@@ -68,9 +59,8 @@ class OFT(Adapter):
         super().__post_init__()
         if self.block < 2:
             raise ValueError(f"adapter.block={self.block}: need at least 2; a rotation takes two axes")
-        if self.base is Base.int8:
-            raise ValueError("adapter.base=int8: PEFT puts no OFT on it; use nf4 or bfloat16")
+        if self.base is BaseFormat.int8:
+            raise ValueError("adapter.base=int8: PEFT has no OFT for it; use nf4 or bfloat16")
 
     def config(self, targets: Sequence[str]) -> OFTConfig:
-        """As PEFT names it."""
         return OFTConfig(r=0, oft_block_size=self.block, target_modules=list(targets), use_cayley_neumann=False)

@@ -1,8 +1,8 @@
-"""Adapters as the known trainers write them, brought to PEFT's form, or refused with the reason.
+"""Reads adapters of other trainers and converts them to PEFT's names; others are refused with the reason.
 
-Known are PEFT folders (upstream, Side-Step, our own), and single files of LoRA or DoRA tensors under the names of
-ComfyUI, diffusers, ai-toolkit, SimpleTuner and kohya, or of LoKr tensors as LyCORIS has them. A file's layout is read
-from its tensors' names alone. Pickled files are never opened.
+Supported are PEFT folders (upstream, Side-Step, our own), and single files of LoRA or DoRA tensors with the names of
+ComfyUI, diffusers, ai-toolkit, SimpleTuner and kohya, or of LoKr tensors with those of LyCORIS. A file's layout is
+inferred from its tensors' names. Pickled files are never opened.
 """
 
 from __future__ import annotations
@@ -44,81 +44,80 @@ Parts = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """An adapter as PEFT takes it: ``tensors`` are named as PEFT saves them, without a prefix."""
+class LoadedAdapter:
+    """A PEFT config and the tensors with PEFT's names, without a prefix."""
 
     config: PeftConfig
     tensors: Mapping[str, Tensor]
 
 
-def read_adapter(path: Path, modules: Modules) -> Adapter:
-    """The adapter in a file or folder, for a network whose linear layers are ``modules`` by name.
+def read_adapter(path: Path, modules: Modules) -> LoadedAdapter:
+    """The adapter in a file or folder, for a network with the linear layers ``modules`` by name.
 
     Raises:
-        ValueError: says what is wrong with it, or what it has that cannot be taken over.
+        ValueError: the file is broken, does not fit the network, or has tensors of an unsupported kind.
     """
     file = find_adapter(path)
-    tensors, notes = _tensors(file)
+    tensors, metadata = _read_tensors(file)
     settings = file.with_name(CONFIG_FILE)
     config = read_json(settings) if settings.is_file() else {}
     if config.get("peft_type") not in (None, "LORA"):
-        named = {_dotted(name): tensor for name, tensor in tensors.items()}
-        return Adapter(read_config(file.parent), named)
+        return LoadedAdapter(read_config(file.parent), {_strip(name): tensor for name, tensor in tensors.items()})
     grouped = _grouped(tensors, modules, path)
     kinds = {"lokr" if "w1" in parts else "lora" for parts in grouped.values()}
     if len(kinds) > 1:
         raise ValueError(f"adapters={path}: mixes LoRA and LoKr tensors; export them apart")
-    return (_lokr if kinds == {"lokr"} else _lora)(grouped, modules, path, config or notes)
+    return (_lokr if kinds == {"lokr"} else _lora)(grouped, modules, path, config or metadata)
 
 
 def find_adapter(path: Path) -> Path:
-    """The safetensors file that ``path``, a file, an adapter's folder or a run folder, stands for."""
+    """The safetensors file of ``path``: a file, an adapter's folder or a run folder."""
     if path.suffix in PICKLED:
         raise ValueError(f"adapters={path}: pickled files can run code and are not read; export it as .safetensors")
     if path.is_file():
         return path
     for folder in (path, *(path / name for name in FOLDERS)):
-        found = [folder / name for name in FILES if (folder / name).is_file()]
-        found = found or sorted(folder.glob("*.safetensors"))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ValueError(f"adapters={path}: holds several adapters, such as {found[1].name}; name the file")
+        files = [folder / name for name in FILES if (folder / name).is_file()]
+        files = files or sorted(folder.glob("*.safetensors"))
+        if len(files) == 1:
+            return files[0]
+        if files:
+            raise ValueError(f"adapters={path}: holds several adapters, such as {files[1].name}; name the file")
     raise ValueError(f"adapters={path}: no adapter there; name a .safetensors file or the folder that holds it")
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer by the name it had before adapters were put around it."""
-    found = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    plain = {re.sub(r"(?:\.base_layer)+$", "", name): part for name, part in found.items()}
-    return {name: part for name, part in plain.items() if not re.search(r"\.(?:lora_[AB]|lokr_\w+|hada_\w+)\.", name)}
+    """The linear layers of ``module`` without PEFT's own, by their names before adapters were inserted."""
+    linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    base = {re.sub(r"(?:\.base_layer)+$", "", name): part for name, part in linears.items()}
+    return {name: part for name, part in base.items() if not re.search(r"\.(?:lora_[AB]|lokr_\w+|hada_\w+)\.", name)}
 
 
-def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of ``file``, and the settings that LyCORIS keeps in its metadata."""
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of ``file``, and LyCORIS' settings from its metadata."""
     try:
         with safe_open(file, framework="pt") as opened:
-            notes = (opened.metadata() or {}).get("lokr_config", "{}")
-            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(notes)  # noqa: SIM118
+            metadata = (opened.metadata() or {}).get("lokr_config", "{}")
+            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(metadata)  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"adapters={file}: not a whole safetensors file ({error})") from error
 
 
 def _grouped(tensors: Mapping[str, Tensor], modules: Modules, path: Path) -> dict[str, Parts]:
-    """The tensors by the layer that they change and by what they are to it."""
+    """The tensors by layer and by part (see ``PARTS``)."""
     flat = {name.replace(".", "_"): name for name in modules}
     grouped: dict[str, Parts] = {}
     for key, tensor in tensors.items():
-        found = _KEY.fullmatch(key)
-        part = PARTS.get(found["part"]) if found else None
-        if not found or part is None:
-            kind = found["part"] if found else key
+        match = _KEY.fullmatch(key)
+        part = PARTS.get(match["part"]) if match else None
+        if not match or part is None:
+            kind = match["part"] if match else key
             raise ValueError(
                 f"adapters={path}: {kind} is no tensor of a LoRA, DoRA or two-factor LoKr; merge it instead"
             )
-        module = _module(found["module"], modules, flat)
+        module = _resolve_module(match["module"], modules, flat)
         if module is None:
-            raise ValueError(f"adapters={path}: changes {found['module']}, which is no linear layer of this network")
+            raise ValueError(f"adapters={path}: changes {match['module']}, which is no linear layer of this network")
         if not tensor.isfinite().all():
             raise ValueError(f"adapters={path}: {key} holds numbers that are not finite; train or fetch it again")
         grouped.setdefault(module, {})[part] = tensor.float()
@@ -127,18 +126,18 @@ def _grouped(tensors: Mapping[str, Tensor], modules: Modules, path: Path) -> dic
     return grouped
 
 
-def _dotted(name: str) -> str:
-    """``name`` without what trainers put before the network's own names."""
+def _strip(name: str) -> str:
+    """``name`` without the trainers' prefixes."""
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name
 
 
-def _module(name: str, modules: Modules, flat: Mapping[str, str]) -> str | None:
-    name = _dotted(name)
-    for theirs, ours in DIFFUSERS.items():
-        if name.endswith(f".{theirs}"):
-            name = f"{name.removesuffix(theirs)}{ours}"
+def _resolve_module(name: str, modules: Modules, flat: Mapping[str, str]) -> str | None:
+    name = _strip(name)
+    for source, target in DIFFUSERS.items():
+        if name.endswith(f".{source}"):
+            name = f"{name.removesuffix(source)}{target}"
             break
     if name in modules:
         return name
@@ -147,8 +146,8 @@ def _module(name: str, modules: Modules, flat: Mapping[str, str]) -> str | None:
     return flat.get(name)
 
 
-def _lora(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: Mapping[str, Any]) -> Adapter:
-    """LoRA or DoRA, every layer's scale multiplied into its ``B``."""
+def _lora(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: Mapping[str, Any]) -> LoadedAdapter:
+    """LoRA or DoRA; each layer's scale is multiplied into its ``B``."""
     tensors, ranks = {}, {}
     for module, parts in grouped.items():
         if not {"A", "B"} <= parts.keys():
@@ -176,11 +175,11 @@ def _lora(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: 
         alpha_pattern=ranks,
         use_dora=dora.pop(),
     )
-    return Adapter(config, tensors)
+    return LoadedAdapter(config, tensors)
 
 
 def _lora_scale(module: str, parts: Parts, settings: Mapping[str, Any]) -> float:
-    """What multiplies ``B @ A``: the layer's alpha, or the folder's settings, or nothing."""
+    """The factor on ``B @ A``, from the layer's alpha, else from the folder's settings, else 1."""
     rank = parts["A"].shape[0]
     alpha = parts["alpha"].item() if "alpha" in parts else _by_pattern(settings, module, rank)
     return alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
@@ -193,13 +192,13 @@ def _by_pattern(settings: Mapping[str, Any], module: str, rank: int) -> float:
     return float(settings.get("lora_alpha", rank))
 
 
-def _lokr(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: Mapping[str, Any]) -> Adapter:
-    """LoKr, every layer's scale multiplied into its first factor."""
+def _lokr(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: Mapping[str, Any]) -> LoadedAdapter:
+    """LoKr; each layer's scale is multiplied into its first factor."""
     tensors, ranks = {}, {}
     for module, parts in grouped.items():
         if "magnitude" in parts:
             raise ValueError(
-                f"adapters={path}: {module} is a LoKr with magnitudes, which PEFT has not; merge it instead"
+                f"adapters={path}: {module} is a LoKr with magnitudes, which PEFT does not support; merge it instead"
             )
         if "w1" not in parts or not ("w2" in parts or {"w2_a", "w2_b"} <= parts.keys()):
             raise ValueError(f"adapters={path}: {module} lacks a factor; fetch it again")
@@ -210,22 +209,22 @@ def _lokr(grouped: Mapping[str, Parts], modules: Modules, path: Path, settings: 
         ranks[module] = rank
         tensors[f"{module}.lokr_w1"] = parts["w1"] * (alpha / trained if alpha and trained else 1.0)
         tensors |= {f"{module}.lokr_{part}": parts[part] for part in ("w2", "w2_a", "w2_b") if part in parts}
-    factor = _factor(grouped, modules, path)
+    factor = _decompose_factor(grouped, modules, path)
     rank = max(ranks.values())
     config = LoKrConfig(
         r=rank, alpha=rank, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks, decompose_factor=factor
     )
-    return Adapter(config, tensors)
+    return LoadedAdapter(config, tensors)
 
 
-def _factor(grouped: Mapping[str, Parts], modules: Modules, path: Path) -> int:
-    """The one factor by which every layer was divided."""
-    wanted = {}
-    for module, parts in grouped.items():
-        sizes = modules[module].out_features, modules[module].in_features
-        wanted[module] = sizes, tuple(parts["w1"].shape)
-    largest = max(max(shape) for _, shape in wanted.values())
+def _decompose_factor(grouped: Mapping[str, Parts], modules: Modules, path: Path) -> int:
+    """PEFT's ``decompose_factor`` that gives the shapes of all layers' first factors."""
+    shapes = [
+        ((modules[module].out_features, modules[module].in_features), tuple(parts["w1"].shape))
+        for module, parts in grouped.items()
+    ]
+    largest = max(max(shape) for _, shape in shapes)
     for factor in (-1, *range(1, largest + 1)):
-        if all(tuple(factorization(size, factor)[0] for size in sizes) == shape for sizes, shape in wanted.values()):
+        if all(tuple(factorization(size, factor)[0] for size in sizes) == shape for sizes, shape in shapes):
             return factor
     raise ValueError(f"adapters={path}: its factors do not divide this network's layers; it belongs to another size")

@@ -1,4 +1,4 @@
-"""Waveforms as values, and the files they come from and go to. Knows libsndfile; knows no network."""
+"""Waveforms and audio files, read and written by libsndfile."""
 
 from __future__ import annotations
 
@@ -17,16 +17,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.files import atomic
-from acestep.types import Song
+from acestep.songs import Song
 
 SUBTYPES = {".flac": "PCM_24", ".wav": "PCM_24", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
-WRITTEN_SECONDS = 10
-"""Written at a time: memory stays bounded, and libsndfile's Vorbis breaks on long blocks."""
+WRITE_BLOCK_SECONDS = 10
+"""Seconds written at a time: bounds memory, and libsndfile's Vorbis encoder fails on long blocks."""
 
 
 @dataclass(frozen=True)
 class Audio:
-    """A waveform and its rate, channels first, floats in [-1, 1], with the song that asked for it."""
+    """A waveform.
+
+    Attributes:
+        samples: floats in [-1, 1], channels first.
+        sample_rate: in Hz.
+        song: the request that it was generated from, if any.
+    """
 
     samples: Float[Tensor, "a s"]
     sample_rate: int
@@ -34,11 +40,17 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
         return self.samples.shape[-1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write FLAC or WAV (24-bit), OGG or MP3, as the suffix says, aside and then renamed. Returns the path."""
+        """Write 24-bit FLAC or WAV, OGG or MP3, by the suffix of ``path``; atomic.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: no such format.
+        """
         path = Path(path)
         if path.suffix.lower() not in SUBTYPES:
             raise ValueError(
@@ -46,31 +58,35 @@ class Audio:
             )
         channels, subtype = self.samples.shape[0], SUBTYPES[path.suffix.lower()]
         with atomic(path) as aside, soundfile.SoundFile(aside, "w", self.sample_rate, channels, subtype) as file:
-            for block in self.samples.split(WRITTEN_SECONDS * self.sample_rate, dim=1):
+            for block in self.samples.split(WRITE_BLOCK_SECONDS * self.sample_rate, dim=1):
                 file.write(block.T.float().cpu().numpy())
         return path
 
-    def as_stored(self) -> Audio:
-        """What a reader of the FLAC that :meth:`save` writes gets, to the bit: samples of 24 bits."""
+    def to_24bit(self) -> Audio:
+        """Quantised to 24 bits: exactly what reading the FLAC that :meth:`save` writes returns."""
         steps = (self.samples.float() * 2**23).round_().clamp_(-(2**23), 2**23 - 1)
         return replace(self, samples=steps.div_(2**23))
 
     def _repr_html_(self) -> str:
-        """A player that carries the sound in itself: what a notebook shows where a cell ends with an ``Audio``."""
+        """Notebook display: an HTML player with the audio embedded."""
         buffer = BytesIO()
         soundfile.write(buffer, self.samples.T.float().cpu().numpy(), self.sample_rate, format="FLAC")
         return f'<audio controls src="data:audio/flac;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
 
 
 def read_audio(path: str | Path) -> Audio:
-    """The whole file at its own rate; mono or many channels as they are. Raises ``ValueError`` if it is not audio."""
+    """Read a whole file at its own sample rate and channel count.
+
+    Raises:
+        ValueError: not an audio file that libsndfile reads.
+    """
     with stream_audio(path) as stream:
         empty = torch.zeros(stream.channels, 0)
         return Audio(torch.cat([empty, *stream.blocks], dim=1), stream.sample_rate)
 
 
-def read_sound(path: str | Path) -> Audio:
-    """As :func:`read_audio`; a file without a sample is refused as one that is not audio."""
+def read_nonempty_audio(path: str | Path) -> Audio:
+    """As :func:`read_audio`; also raises ``ValueError`` where the file has no samples."""
     audio = read_audio(path)
     if not audio.samples.numel():
         raise ValueError(f"{path}: holds no sound")
@@ -79,9 +95,13 @@ def read_sound(path: str | Path) -> Audio:
 
 @dataclass(frozen=True)
 class AudioStream:
-    """A file that is decoded as it is read: ``blocks`` of (channels, samples), to be taken once, in order.
+    """An audio file that is decoded while it is read.
 
-    ``samples`` is what the file says of its length; formats without an index give an estimate, or nothing true.
+    Attributes:
+        sample_rate: in Hz.
+        channels: their number.
+        samples: length that the header states; only an estimate in formats without an index, such as MP3.
+        blocks: consecutive pieces of the waveform; an iterator, so they can be read once.
     """
 
     sample_rate: int
@@ -92,25 +112,25 @@ class AudioStream:
 
 @contextmanager
 def stream_audio(source: str | Path | BinaryIO, seconds: float = 10.0) -> Iterator[AudioStream]:
-    """The audio of a file in blocks of ``seconds``, so that memory does not grow with the song.
+    """Open a file for reading in blocks of ``seconds``, so that memory does not grow with its length.
 
     Raises:
-        ValueError: where it is not audio, at once or as soon as decoding meets what it cannot read.
+        ValueError: not an audio file that libsndfile reads, on opening or while decoding.
     """
     name = source if isinstance(source, str | Path) else "audio"
-    with _readable(name), soundfile.SoundFile(source) as file:
-        yield AudioStream(file.samplerate, file.channels, max(file.frames, 0), _blocks(file, seconds))
+    with _libsndfile_errors(name), soundfile.SoundFile(source) as file:
+        yield AudioStream(file.samplerate, file.channels, max(file.frames, 0), _read_blocks(file, seconds))
 
 
-def _blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[Float[Tensor, "a n"]]:
-    with _readable(file.name):
+def _read_blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[Float[Tensor, "a n"]]:
+    with _libsndfile_errors(file.name):
         buffer = np.empty((max(1, int(seconds * file.samplerate)), file.channels), dtype=np.float32)
         while len(block := file.read(out=buffer)):
             yield torch.from_numpy(block.T.copy())
 
 
 @contextmanager
-def _readable(name: object) -> Iterator[None]:
+def _libsndfile_errors(name: object) -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:

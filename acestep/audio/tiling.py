@@ -1,8 +1,9 @@
-"""Long songs in overlapping windows: bounded memory, no cross-fade.
+"""Processing in overlapping windows with bounded memory and without cross-fade.
 
-A window is a core and more on either side that is discarded afterwards, so that nothing that is kept was computed
-near a cut. Around a whole autoencoder it is a tile (upstream ``vae_encode_chunks.py``, ``vae_decode_chunks.py``);
-around one of its stages, which reaches far less, it is small enough to stay in a processor's cache.
+A window is a core with margins on both sides. Results in the margins are discarded, so that no kept value depends on
+where the signal was cut. Windows are used around the whole autoencoder (upstream ``vae_encode_chunks.py``,
+``vae_decode_chunks.py``) and around single stages of it, whose smaller receptive field allows windows that fit a
+processor's cache.
 """
 
 from __future__ import annotations
@@ -16,80 +17,60 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.types import Autoencoder, PlacedDecoder, Posterior
+from acestep.types import Autoencoder, PositionalDecoder
 
-# Below this an overlap no longer covers what a frame depends on; upstream never halves further.
+# A smaller overlap no longer covers a frame's receptive field; upstream does not halve further either.
 MIN_OVERLAP_FRAMES = 4
 
-CACHED, RESIDENT = 2**20, 2**24
-"""Numbers in a stage's widest tensor: what a processor's cache holds, and what keeps an accelerator busy."""
-LEAST_CORE = 256
-"""Positions of a window beside which its margins, and what a stage does once a window, are little."""
-
-
-def tiled_encode(autoencoder: Autoencoder, audio: Float[Tensor, "b a s"], chunk: int, overlap: int) -> Posterior:
-    """``autoencoder.encode`` in tiles of ``chunk`` samples that share ``overlap`` samples with either neighbour."""
-
-    def moments(tile: Float[Tensor, "b a s"]) -> Float[Tensor, "b c2 t"]:
-        posterior = autoencoder.encode(tile)
-        return torch.cat([posterior.mean, posterior.scale], dim=-1).transpose(1, 2)
-
-    mean, scale = _tiled(moments, audio, chunk, overlap).transpose(1, 2).chunk(2, dim=-1)
-    return Posterior(mean=mean, scale=scale)
+CPU_WINDOW_ELEMENTS, GPU_WINDOW_ELEMENTS = 2**20, 2**24
+"""Elements of a stage's widest tensor in one window: fits a processor's cache; keeps an accelerator busy."""
+MIN_CORE = 256
+"""Positions of a window's core, so that margins and the overhead per window cost little."""
 
 
 def tiled_decode(
     autoencoder: Autoencoder, latents: Float[Tensor, "b t c"], chunk: int, overlap: int
 ) -> Float[Tensor, "b a s"]:
-    """``autoencoder.decode`` in tiles of ``chunk`` frames that share ``overlap`` frames with either neighbour.
+    """``autoencoder.decode`` in tiles of ``chunk`` frames that overlap each neighbour by ``overlap`` frames.
 
-    As upstream, an overlap that leaves nothing of ``chunk`` is halved until it fits, but not below four frames.
+    As upstream, an overlap too large for ``chunk`` is halved until it fits, but not below four frames.
+
+    Raises:
+        ValueError: ``chunk`` is not longer than two overlaps of four frames.
     """
     halved = overlap
     while chunk <= 2 * halved and halved > MIN_OVERLAP_FRAMES:
         halved //= 2
     overlap = max(halved, min(overlap, MIN_OVERLAP_FRAMES))
-    audio, first, hop = None, 0, 0
+    audio, first, hop = None, 0, autoencoder.hop
     for window in windows([latents.transpose(1, 2)], chunk, overlap):
-        core = window.core(_decode_at(autoencoder, window.x.transpose(1, 2), first - window.lead))
-        frames = window.x.shape[-1] - window.lead - window.tail
-        if audio is None:  # filled in place, so that a long song is held once
-            hop = core.shape[-1] // frames
+        core = window.core(_decode_at(autoencoder, window.x.transpose(1, 2), first - window.lead), Fraction(hop))
+        if audio is None:  # allocated once and filled, so that a long song is in memory only once
             audio = core.new_empty(*core.shape[:-1], latents.shape[1] * hop)
-        audio[..., first * hop : (first + frames) * hop] = core
-        first += frames
+        audio[..., first * hop : first * hop + core.shape[-1]] = core
+        first += core.shape[-1] // hop
     assert audio is not None
     return audio
 
 
 def _decode_at(autoencoder: Autoencoder, latents: Tensor, first: int) -> Tensor:
-    return (
-        autoencoder.decode_at(latents, first) if isinstance(autoencoder, PlacedDecoder) else autoencoder.decode(latents)
-    )
-
-
-def _tiled(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b i n"], chunk: int, overlap: int) -> Tensor:
-    """``function`` over the last axis of ``x``, tile by tile; one pass if a single tile holds everything."""
-    return torch.cat([window.core(function(window.x)) for window in windows([x], chunk, overlap)], dim=-1)
+    if isinstance(autoencoder, PositionalDecoder):
+        return autoencoder.decode_at(latents, first)
+    return autoencoder.decode(latents)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A core of a stream and what stands on either side of it: ``lead`` before and ``tail`` behind, to be discarded."""
+    """A piece of a signal: the first ``lead`` and last ``tail`` values of ``x`` are margins, the others the core."""
 
     x: Float[Tensor, "*b n"]
     lead: int
     tail: int
 
-    def core(self, result: Float[Tensor, "*b m"]) -> Float[Tensor, "*b k"]:
-        """The part of ``result``, made of ``x`` at any rate, that belongs to the core."""
-        ratio = result.shape[-1] / self.x.shape[-1]
-        return result[..., round(self.lead * ratio) : result.shape[-1] - round(self.tail * ratio)]
+    def core(self, result: Float[Tensor, "*b m"], rate: Fraction) -> Float[Tensor, "*b k"]:
+        """The core's part of ``result``, which has ``rate`` values per value of ``x``, aligned at the first.
 
-    def core_at(self, result: Float[Tensor, "*b m"], rate: Fraction) -> Float[Tensor, "*b k"]:
-        """The core's part of ``result``, made of ``x`` at ``rate`` from its first value on.
-
-        A core that ends inside the stream ends at a multiple of the rate's denominator; the last takes what is left.
+        The core must end at a multiple of the rate's denominator, except in the last window, which has no tail.
         """
         inside = self.x.shape[-1] - self.tail
         end = inside * rate.numerator // rate.denominator if self.tail else result.shape[-1]
@@ -98,13 +79,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network that works along time, and what a window of it must be like.
+    """A part of a network that can run on windows along time.
 
     Args:
         function: the part, (B, C, N) to (B, D, about N x rate).
-        rate: results per position; the first result stands at the first position.
-        reach: positions on either side of a result that it depends on.
-        width: numbers that the part's widest tensor has per position, for one song.
+        rate: output positions per input position; the first ones are aligned.
+        reach: input positions on either side that an output depends on.
+        width: elements of the part's widest tensor per input position, for one song.
     """
 
     function: Callable[[Float[Tensor, "b c n"]], Float[Tensor, "b d m"]]
@@ -112,51 +93,55 @@ class Stage:
     reach: int
     width: int
 
-    def along(self, blocks: Iterable[Float[Tensor, "b c n"]], most: int) -> Iterator[Float[Tensor, "b d m"]]:
-        """Results of a stream, none of them computed near a cut, where a window's widest tensor has ``most`` numbers.
+    def stream(self, blocks: Iterable[Float[Tensor, "b c n"]], max_elements: int) -> Iterator[Float[Tensor, "b d m"]]:
+        """Output of a signal that comes in blocks, computed on windows.
 
-        More, where so few leave a window little but margins; and what is at work beside it are a few tensors like it.
+        A window's widest tensor has about ``max_elements`` elements, more where its core would be below ``MIN_CORE``.
         """
         step = self.rate.denominator
         overlap = step * math.ceil(self.reach / step)
-        core = step * math.ceil(max(most // self.width, LEAST_CORE) / step)
+        core = step * math.ceil(max(max_elements // self.width, MIN_CORE) / step)
         for window in windows(blocks, core + 2 * overlap, overlap):
-            yield window.core_at(self.function(window.x), self.rate)
+            yield window.core(self.function(window.x), self.rate)
             del window
 
 
-def through(stages: Iterable[Stage], x: Float[Tensor, "b c n"]) -> Float[Tensor, "b d m"]:
-    """``x`` through ``stages``, one after another.
+def run_stages(stages: Iterable[Stage], x: Float[Tensor, "b c n"]) -> Float[Tensor, "b d m"]:
+    """Apply ``stages`` to ``x`` one after another.
 
-    Where nothing is kept for gradients they pass on windows, as one needs them from another: the same numbers but for
-    rounding, and at any length the same memory beside ``x`` and the result.
+    Without gradients they run as generators on windows: equal up to rounding, and beside ``x`` and the result the
+    memory does not depend on the length.
     """
     if torch.is_grad_enabled():
         for stage in stages:
             x = stage.function(x)
         return x
+    max_elements = (CPU_WINDOW_ELEMENTS if x.device.type == "cpu" else GPU_WINDOW_ELEMENTS) // max(1, x.shape[0])
     blocks: Iterable[Tensor] = [x]
     for stage in stages:
-        blocks = stage.along(blocks, (CACHED if x.device.type == "cpu" else RESIDENT) // max(1, x.shape[0]))
-    return _joined(list(blocks))
+        blocks = stage.stream(blocks, max_elements)
+    return _concatenated(list(blocks))
 
 
 def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -> Iterator[Window]:
-    """The windows of a stream that comes in ``blocks`` of any length along the last axis; one if ``chunk`` holds all.
+    """Cut a signal that comes in ``blocks`` of any length along the last axis into windows of ``chunk`` values.
 
-    What is held in memory is a window and a block.
+    A signal of at most ``chunk`` values is one window. Memory holds one window and one block.
+
+    Raises:
+        ValueError: a longer signal, and ``chunk`` is not longer than two overlaps.
     """
     stride = chunk - 2 * overlap
     held: list[Tensor] = []
-    lead, enough = 0, chunk  # for the first window, since a stream no longer than a chunk is one
+    lead, enough = 0, chunk  # ``chunk`` for the first window: a signal no longer than that is not cut
     for block in blocks:
         held.append(block)
-        del block  # here and below: nothing is kept alive while others work
+        del block  # here and below: release memory before the consumer runs
         if sum(part.shape[-1] for part in held) <= enough:
             continue
         if stride < 1:
             raise ValueError(f"chunk={chunk}: need more than two overlaps of {overlap}; enlarge the chunk")
-        x = _joined(held)
+        x = _concatenated(held)
         held.clear()
         while x.shape[-1] > enough:
             yield Window(x[..., : lead + stride + overlap], lead, overlap)
@@ -166,7 +151,7 @@ def windows(blocks: Iterable[Float[Tensor, "*b n"]], chunk: int, overlap: int) -
         held.append(x.clone())
         del x
     if held:
-        yield from _last_windows(_joined(held), lead, stride, overlap, chunk)
+        yield from _last_windows(_concatenated(held), lead, stride, overlap, chunk)
 
 
 def _last_windows(x: Tensor, lead: int, stride: int, overlap: int, chunk: int) -> Iterator[Window]:
@@ -180,5 +165,5 @@ def _last_windows(x: Tensor, lead: int, stride: int, overlap: int, chunk: int) -
         yield Window(x[..., first:last], start - first, last - stop)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _concatenated(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` does: a config to songs, numbers and a report in one folder."""
+"""``evaluate.py``: generates and scores songs, and writes a report to one folder."""
 
 from __future__ import annotations
 
@@ -11,109 +11,117 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import distributed
 
-from acestep.cli.song_writer import machine, writable
-from acestep.config.keys import EVALUATION, check_keys
+from acestep.cli.song_writer import check_writable, device_settings, plain_settings
+from acestep.config import custom
 from acestep.config.run import build
 from acestep.config.run_dir import write_record
-from acestep.config.sampler import build_sampler
-from acestep.data.files import file_hash
+from acestep.config.sampler import override_sampler
+from acestep.config.top_level import EVALUATE_KEYS, check_keys
 from acestep.evaluation.distributed import Ranks
-from acestep.evaluation.files import digest
-from acestep.evaluation.joined import joined, named_results
-from acestep.evaluation.report.html import Part, title_of, write_report
+from acestep.evaluation.hashing import digest
+from acestep.evaluation.report.html import ReportSection, report_title, write_evaluation_report
 from acestep.evaluation.report.wandb import log_to_wandb
-from acestep.evaluation.results import Results
-from acestep.pipeline.build import fingerprint
+from acestep.evaluation.results import Results, merge_results, named_results
+from acestep.files import file_hash
+from acestep.pipeline.build import weights_fingerprint
 from acestep.pipeline.pipeline import Pipeline
-from acestep.weights.open import named_by
+from acestep.weights.open import named_in_errors
 
-LONGEST_WAIT = timedelta(days=2)
-"""For the rank with the slowest share."""
+BARRIER_TIMEOUT = timedelta(days=2)
+"""Ranks wait this long for the slowest one."""
 
 
-def measure(cfg: DictConfig) -> tuple[Results, Path] | None:
-    """Evaluate what ``cfg`` describes; returns the results and the report's path, or nothing on all ranks but one."""
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True, enum_to_str=True)
-    check_keys(settings, EVALUATION)
+def run_evaluation(cfg: DictConfig) -> tuple[Results, Path] | None:
+    """Run a composed ``evaluate.yaml``; returns results and report on the first rank, ``None`` on the others."""
+    settings = plain_settings(cfg)
+    check_keys(settings, EVALUATE_KEYS)
     out = Path(cfg.out)
-    writable(out, out)
+    check_writable(out, out)
     evaluation = build(cfg.eval)
     others = named_results(settings["compare"])
-    with ranks_of_environment() as ranks:
-        results = _evaluated(evaluation, settings, out, ranks)
+    with environment_ranks() as ranks:
+        if not ranks.rank:
+            custom.keep_sources(out, settings, "out", has_results=(out / "clips").is_dir())
+        results = _evaluate_all(evaluation, settings, out, ranks)
         if ranks.rank:
             return None
-    write_record(out, cfg, {"weights_sha256": _hashed(settings), "prompts_sha256": prompts_hash(results)})
+    write_record(out, cfg, {"weights_sha256": _weights_hashes(settings), "prompts_sha256": prompts_hash(results)})
     results.write(out)
-    name = results.setting.called("this")
-    part = Part(results, compare=others, songs=evaluation.songs_in_report, name=name)
-    report = write_report([part], out, title_of(results))
+    name = results.info.display_name("this")
+    section = ReportSection(results, compare=others, songs=evaluation.songs_in_report, name=name)
+    report = write_evaluation_report([section], out, report_title(results))
     if cfg.wandb:
         log_to_wandb(results, report, cfg.wandb)
     return results, report
 
 
-def _evaluated(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: Ranks) -> Results:
-    """Every checkpoint with every autoencoder on the same prompts and noise; one is loaded at a time."""
-    where = machine(_own_device(settings["device"]), settings["dtype"])
-    found = {}
-    for name in _names(settings):
-        pipeline = Pipeline.from_pretrained(name, **where, padding=settings["padding"], memory=settings["memory"])
+def _evaluate_all(evaluation: Any, settings: Mapping[str, Any], out: Path, ranks: Ranks) -> Results:
+    """Evaluate every checkpoint with every autoencoder on the same prompts and noise, one checkpoint in memory."""
+    device = device_settings(_local_device(settings["device"]), settings["dtype"])
+    by_weights = {}
+    for name in _names(settings, "weights"):
+        pipeline = Pipeline.from_pretrained(
+            name, device["device"], device["dtype"], settings["padding"], settings["memory"]
+        )
         pipeline = replace(pipeline, compiled=settings["compile"])
-        sampler = build_sampler(settings, pipeline.sampler)
-        decoders = _names(settings, "autoencoder")
-        heard = {one: evaluation(pipeline.with_autoencoder(one), sampler, out, ranks) for one in decoders}
-        found[name] = _side_by_side(heard, "autoencoder") if heard else evaluation(pipeline, sampler, out, ranks)
-    results = _side_by_side(found, "weights")
-    return replace(results, setting=replace(results.setting, memory=settings["memory"]))
+        sampler = override_sampler(settings, pipeline.sampler)
+        by_autoencoder = {
+            other: evaluation(pipeline.with_autoencoder(other), sampler, out, ranks)
+            for other in _names(settings, "autoencoder")
+        }
+        if by_autoencoder:
+            by_weights[name] = _merge(by_autoencoder, "autoencoder")
+        else:
+            by_weights[name] = evaluation(pipeline, sampler, out, ranks)
+    results = _merge(by_weights, "weights")
+    return replace(results, info=replace(results.info, memory=settings["memory"]))
 
 
-def _side_by_side(found: Mapping[str, Results], axis: str) -> Results:
-    return joined(found, axis) if len(found) > 1 else next(iter(found.values()))
+def _merge(results: Mapping[str, Results], axis: str) -> Results:
+    return merge_results(results, axis) if len(results) > 1 else next(iter(results.values()))
 
 
 def prompts_hash(results: Results) -> str:
     """SHA-256 over every prompt's song and the bytes of its recording."""
-    asked = {row.prompt.id: row.prompt for row in results.rows}
-    parts = [f"{name} {asked[name].song!r} {_bytes_of(asked[name].recording)}" for name in sorted(asked)]
+    prompts = {row.prompt.id: row.prompt for row in results.rows}
+    parts = [
+        f"{name} {prompts[name].song!r} {file_hash(recording) if (recording := prompts[name].recording) else ''}"
+        for name in sorted(prompts)
+    ]
     return digest(*parts)
 
 
-def _bytes_of(recording: Path | None) -> str:
-    return file_hash(recording) if recording else ""
+def _weights_hashes(settings: Mapping[str, Any]) -> str:
+    hashes = [weights_fingerprint(name) for name in _names(settings, "weights")]
+    with named_in_errors("autoencoder"):
+        hashes += [weights_fingerprint(name) for name in _names(settings, "autoencoder")]
+    return ", ".join(hashes)
 
 
-def _hashed(settings: Mapping[str, Any]) -> str:
-    found = [fingerprint(name) for name in _names(settings)]
-    with named_by("autoencoder"):
-        found += [fingerprint(name) for name in _names(settings, "autoencoder")]
-    return ", ".join(found)
-
-
-def _names(settings: Mapping[str, Any], key: str = "weights") -> list[str]:
-    """The checkpoints, in their order; none where there is no such setting."""
+def _names(settings: Mapping[str, Any], key: str) -> list[str]:
+    """The checkpoints under ``key``, which may be one, a list or null."""
     value = settings[key]
     return value if isinstance(value, list) else [value] if value else []
 
 
-def _own_device(device: str) -> str:
-    """The GPU of this process, where several processes share a machine with several."""
-    local = os.environ.get("LOCAL_RANK")
-    if local is None or device not in ("auto", "cuda") or not torch.cuda.is_available():
+def _local_device(device: str) -> str:
+    """The GPU of this rank, on a machine with several ranks."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or device not in ("auto", "cuda") or not torch.cuda.is_available():
         return device
-    return f"cuda:{int(local) % torch.cuda.device_count()}"
+    return f"cuda:{int(rank) % torch.cuda.device_count()}"
 
 
 @contextmanager
-def ranks_of_environment() -> Iterator[Ranks]:
-    """This process among those that torchrun started, or alone."""
+def environment_ranks() -> Iterator[Ranks]:
+    """The rank of this process under torchrun; one rank without torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    distributed.init_process_group("gloo", timeout=BARRIER_TIMEOUT)
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size(), lambda: distributed.barrier())
     finally:

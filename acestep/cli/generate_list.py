@@ -1,4 +1,4 @@
-"""Many songs from a list: each by itself, so that what cannot be made keeps nothing else from being made."""
+"""Generation of a list of songs; a song that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -11,128 +11,137 @@ from time import perf_counter
 from typing import Any
 
 from acestep.audio.audio import SUBTYPES
-from acestep.cli.entry import Entry, read_record, sidecar_of
 from acestep.cli.plan_songs import Planning
-from acestep.cli.progress import song_bar, stepping
-from acestep.cli.song_writer import Studio, file_name, peak, writable
-from acestep.songs.lists import Line, read_songs, request_of
+from acestep.cli.song_writer import (
+    SongJob,
+    SongWriter,
+    check_writable,
+    file_name,
+    peak_memory_text,
+    read_existing_sidecar,
+    shared_adapters,
+)
+from acestep.cli.terminal import on_step_progress, song_progress
+from acestep.pipeline.build import open_weights
+from acestep.songs import AdapterUse, Request
+from acestep.songs.lists import SongListEntry, read_songs
 
-SOME_FAILED, NONE_MADE = 3, 1
+SOME_FAILED, ALL_FAILED = 3, 1
 """Exit statuses."""
-UNCOMPARED = ("device", "memory", "batch_size", "song")
-"""Settings that may differ between a song that is there and one that is asked for."""
+NOT_COMPARED = ("device", "memory", "batch_size", "song")
+"""Settings that may differ between an existing song and a request for it."""
 
 
-def make_many(
-    call: dict[str, Any], settings: dict[str, Any], planning: Planning | None, tell: Callable[[str], None]
-) -> int:
-    """Make the songs of the list ``call["songs"]`` in the folder ``call["out"]``; returns the exit status."""
+def generate_list(files: dict[str, Any], settings: dict[str, Any], planning: Planning | None) -> int:
+    """Generate the songs of the list ``files["songs"]`` in the folder ``files["out"]``; returns the exit status."""
     started = perf_counter()
-    folder = Path(call["out"] or "out")
+    folder = Path(files["out"] or "out")
     if folder.suffix.lower() in SUBTYPES or folder.is_file():
-        raise ValueError(f"out={folder}: songs={call['songs']} lists many songs, so this has to be a folder")
-    writable(folder, folder)
-    if f".{call['format']}" not in SUBTYPES:
-        raise ValueError(f"format={call['format']}: use one of {', '.join(name[1:] for name in SUBTYPES)}")
-    shared = request_of({"adapters": settings.pop("adapters", None) or None}, Path()).adapters
-    entries = _entries(read_songs(call["songs"]), folder, call["format"], shared)
+        raise ValueError(f"out={folder}: songs={files['songs']} lists many songs, so this has to be a folder")
+    check_writable(folder, folder)
+    if f".{files['format']}" not in SUBTYPES:
+        raise ValueError(f"format={files['format']}: use one of {', '.join(name[1:] for name in SUBTYPES)}")
+    shared = shared_adapters(settings)
+    jobs = _list_jobs(read_songs(files["songs"]), folder, files["format"], shared)
+    opened = open_weights(settings["weights"])
     if planning:
-        planning(entries, settings, tell, anew=call["overwrite"])
-    going = [entry for entry in entries if entry.goes_on]
-    if going:
-        studio = Studio.open(settings, [entry.request for entry in going], shared)
-        for entry in going:
-            _resolve(entry, studio, call["overwrite"])
-        going = [entry for entry in going if entry.goes_on]
-        _make_all(going, studio, call["keep_latents"], len(entries) - len(going), tell)
-    return _close(entries, going, f"{perf_counter() - started:.1f} s; at most {peak(settings['device'])}", tell)
+        planning(jobs, settings, opened, replan=files["overwrite"])
+    pending = [job for job in jobs if job.is_pending]
+    if pending:
+        writer = SongWriter.open(settings, opened, [job.request for job in pending], shared)
+        for job in pending:
+            _resolve(job, writer, files["overwrite"])
+        pending = [job for job in pending if job.is_pending]
+        _generate_pending(pending, writer, files["keep_latents"], len(jobs) - len(pending))
+    return _print_result(jobs, pending, f"{perf_counter() - started:.1f} s; {peak_memory_text(settings['device'])}")
 
 
-def _entries(lines: Sequence[Line], folder: Path, suffix: str, shared: Any) -> list[Entry]:
-    """Every line with its file in ``folder``; a name that an earlier line has is refused."""
-    entries, taken = [], set()
-    for line in lines:
-        entry = Entry(line.number, line.request, error=line.error)
-        if entry.request:
-            if entry.request.adapters is None:
-                entry.request = replace(entry.request, adapters=shared)
-            entry.out = folder / file_name(entry.request, line.number, suffix)
-            key = unicodedata.normalize("NFC", entry.out.stem).casefold()
-            if key in taken:
-                entry.error = f"song.name={entry.request.name}: an earlier song of the list has it; give another"
-            taken.add(key)
-        entries.append(entry)
-    return entries
+def _list_jobs(
+    entries: Sequence[SongListEntry], folder: Path, suffix: str, shared: tuple[AdapterUse, ...] | None
+) -> list[SongJob]:
+    """A job for every entry, with its file in ``folder``; file names must be unique."""
+    jobs, names = [], set()
+    for entry in entries:
+        if entry.request is None:
+            jobs.append(SongJob(entry.number, Request(), folder / f"song {entry.number}", entry.error))
+            continue
+        request = replace(entry.request, adapters=shared) if entry.request.adapters is None else entry.request
+        job = SongJob(entry.number, request, folder / file_name(request, entry.number, suffix))
+        name = unicodedata.normalize("NFC", job.out.stem).casefold()
+        if name in names:
+            job.error = f"song.name={request.name}: an earlier song of the list has it; use another"
+        names.add(name)
+        jobs.append(job)
+    return jobs
 
 
-def _resolve(entry: Entry, studio: Studio, overwrite: bool) -> None:
-    """Check the request and look whether its song is there already."""
+def _resolve(job: SongJob, writer: SongWriter, overwrite: bool) -> None:
+    """Validate the request, and find out whether its song exists already."""
     try:
-        entry.request = studio.pipeline.resolve(entry.request)
-        studio.pipeline.bank.prepare(entry.request.adapters or ())
+        job.request = writer.pipeline.resolve(job.request)
+        writer.pipeline.adapter_set.prepare(job.request.adapters or ())
     except (ValueError, OSError, OverflowError) as error:
-        entry.fails(error)
+        job.fail(error)
         return
-    if overwrite or not (entry.out.exists() or sidecar_of(entry.out).exists()):
+    if overwrite or not (job.out.exists() or job.out.with_suffix(".json").exists()):
         return
-    asked, there = studio.record(entry.request), read_record(entry.out).get("settings")
-    alike = there is not None and _comparable(there) == _comparable(json.loads(json.dumps(asked)))
-    if entry.out.exists() and alike:
-        entry.is_there = True
-    elif entry.out.exists() or there is None:
-        entry.error = f"out={entry.out}: exists and is another song; name another folder, or add overwrite=true"
+    expected, recorded = writer.record(job.request), read_existing_sidecar(job.out).get("settings")
+    is_same = recorded is not None and _comparable(recorded) == _comparable(json.loads(json.dumps(expected)))
+    if job.out.exists() and is_same:
+        job.exists = True
+    elif job.out.exists() or recorded is None:
+        job.error = f"out={job.out}: exists and is another song; name another folder, or add overwrite=true"
 
 
-def _make_all(
-    going: Sequence[Entry], studio: Studio, keep_latents: bool, before: int, tell: Callable[[str], None]
-) -> None:
-    size = 1 if keep_latents else studio.settings["batch_size"]
-    with song_bar(before + len(going), before) as moved:
-        for start in range(0, len(going), size):
-            group, done = going[start : start + size], before + start
-            stepped = stepping(moved, done, len(group))
-            for entry, seconds, took in _make(group, studio, keep_latents, stepped):
-                tell(f"{entry.out}  ({seconds:.1f} s of music in {took:.1f} s)")
-            moved(done + len(group))
+def _generate_pending(pending: Sequence[SongJob], writer: SongWriter, keep_latents: bool, before: int) -> None:
+    size = 1 if keep_latents else writer.settings["batch_size"]
+    with song_progress(before + len(pending), before) as set_done:
+        for start in range(0, len(pending), size):
+            batch, done = pending[start : start + size], before + start
+            on_step = on_step_progress(set_done, done, len(batch))
+            for job, seconds, took in _generate_batch(batch, writer, keep_latents, on_step):
+                print(f"{job.out}  ({seconds:.1f} s of music in {took:.1f} s)", flush=True)
+            set_done(done + len(batch))
 
 
-def _make(
-    group: Sequence[Entry], studio: Studio, keep_latents: bool, on_step: Callable[..., None]
-) -> Iterator[tuple[Entry, float, float]]:
-    """Make and write ``group``; where one of it fails, the rest is made one by one."""
-    left = list(group)
+def _generate_batch(
+    batch: Sequence[SongJob], writer: SongWriter, keep_latents: bool, on_step: Callable[..., None]
+) -> Iterator[tuple[SongJob, float, float]]:
+    """Generate and save ``batch``; after an error, its songs one by one. Yields duration and time of each song."""
+    left = list(batch)
     started = perf_counter()
     try:
-        latents = group[0].out if keep_latents else None
-        for audio in studio.make([entry.request for entry in group], latents, on_step):
-            entry = left[0]
-            studio.save(audio, entry.out, entry.planned)
+        latents = batch[0].out if keep_latents else None
+        for audio in writer.generate([job.request for job in batch], latents, on_step):
+            job = left[0]
+            writer.save(audio, job)
             left.pop(0)
-            yield entry, audio.seconds, perf_counter() - started
+            yield job, audio.seconds, perf_counter() - started
             started = perf_counter()
     except (ValueError, OSError) as error:
-        if len(group) == 1:
-            group[0].fails(error)
+        if len(batch) == 1:
+            batch[0].fail(error)
             return
-        for entry in left:
-            yield from _make([entry], studio, keep_latents, on_step)
+        for job in left:
+            yield from _generate_batch([job], writer, keep_latents, on_step)
 
 
-def _close(entries: Sequence[Entry], going: Sequence[Entry], took: str, tell: Callable[[str], None]) -> int:
-    """The closing table: what failed and why, and how many did not."""
-    failed = [entry for entry in entries if entry.error]
-    made = sum(not entry.error for entry in going)
-    there, waits = (sum(getattr(entry, key) for entry in entries) for key in ("is_there", "waits"))
-    width = max((len(entry.name) for entry in failed), default=0)
-    for entry in failed:
-        tell(f"failed  {entry.number:>4}  {entry.name:<{width}}  {entry.error}")
-    planned = f"{waits} planned, " if waits else ""
-    tell(f"{planned}{made} made, {there} there before, {len(failed)} failed, in {took}")
+def _print_result(jobs: Sequence[SongJob], pending: Sequence[SongJob], cost: str) -> int:
+    """Print the failed songs and the counts; returns the exit status."""
+    failed = [job for job in jobs if job.error]
+    generated = sum(not job.error for job in pending)
+    existing, planned = sum(job.exists for job in jobs), sum(job.awaits_edit for job in jobs)
+    width = max((len(job.out.name) for job in failed), default=0)
+    for job in failed:
+        print(f"failed  {job.number:>4}  {job.out.name:<{width}}  {job.error}")
+    counts = f"{planned} planned, " if planned else ""
+    counts += f"{generated} generated, {existing} already there, {len(failed)} failed"
+    print(f"{counts}, in {cost}", flush=True)
     if not failed:
         return 0
-    return SOME_FAILED if made or there or waits else NONE_MADE
+    return SOME_FAILED if generated or existing or planned else ALL_FAILED
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     song = {key: value for key, value in settings.get("song", {}).items() if key != "name"}
-    return {key: value for key, value in settings.items() if key not in UNCOMPARED} | {"song": song}
+    return {key: value for key, value in settings.items() if key not in NOT_COMPARED} | {"song": song}

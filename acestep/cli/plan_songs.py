@@ -1,4 +1,4 @@
-"""Songs planned by a language model before they are made: filled in, shown, and open to a person's edits."""
+"""Planning of songs by a language model before they are generated; plans can be edited by the user in a file."""
 
 from __future__ import annotations
 
@@ -14,184 +14,191 @@ from typing import Any
 import torch
 import yaml
 
-from acestep.cli.entry import Entry, read_record, song_of
-from acestep.config.sampler import describe
+from acestep.cli.song_writer import SongJob, config_request, read_existing_sidecar
+from acestep.config.sampler import to_config
 from acestep.files import atomic
-from acestep.memory import open_base
-from acestep.models.acestep import AceStepConfig
-from acestep.pipeline.build import named_dtype
-from acestep.planner.plan import Plan, Planner, PlannerConfig
-from acestep.songs.checks import checked_request
-from acestep.songs.lists import request_of
+from acestep.pipeline.build import OpenedWeights, named_dtype
+from acestep.planner.plan import Planner, PlannerConfig, SongPlan
+from acestep.songs import Request
+from acestep.songs.checks import validate_request
+from acestep.songs.lists import parse_request
 from acestep.songs.metadata import LANGUAGES
-from acestep.songs.song import Request, shown
-from acestep.weights.checkpoint import Checkpoint, Lengths
+from acestep.songs.song import shorten
+from acestep.weights.checkpoint import Lengths
 from acestep.weights.hub import fetch, is_hub_id
-from acestep.weights.open import find_folder, named_by
+from acestep.weights.open import find_folder, named_in_errors
 
-WORDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
-"""What a plan says of a song beside its codes."""
+TEXT_FIELDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
+"""Fields of a plan beside its codes."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planning(PlannerConfig):
-    """What fills in the songs of a command that start from no recording, and writes their codes.
+    """Fills in open fields and writes audio codes for the songs of a command that have no source recording.
 
     Args:
-        edit: write each plan to NAME.plan.yaml and stop; the same command again goes on from what the files say then.
+        edit: write each plan to NAME.plan.yaml and stop; the same command again continues with the edited files.
     """
 
     edit: bool = False
 
     def __call__(
-        self, entries: Sequence[Entry], settings: dict[str, Any], tell: Callable[[str], None], anew: bool = False
+        self, jobs: Sequence[SongJob], settings: dict[str, Any], opened: OpenedWeights, replan: bool = False
     ) -> None:
-        """Plan what is to be made. A song whose sidecar holds this very plan is not planned again, unless ``anew``."""
-        checkpoint = open_base(settings["weights"])
-        blank, written = [], []
-        for entry in entries:
-            if entry.goes_on and entry.request.task == "text2music" and not entry.request.codes:
-                self._begin(entry, anew, checkpoint.lengths)
-                if entry.plan and entry.goes_on:
-                    (written if self._has_file(entry) else blank).append(entry)
-        if blank or (written and self.codes):
-            logger.info("planning with %s: songs: %d", self.path, len(blank) + len(written))
-            self._write(blank, written, self._load(settings, checkpoint))
-            torch.cuda.empty_cache()  # the planner is gone by now, and memory=auto asks what is free
-        for entry in (entry for entry in [*blank, *written] if entry.goes_on):
-            entry.request = replace(entry.plan.song, codes=entry.plan.codes)
-            tell(f"planned  {entry.name}: {in_words(entry.request)}")
-        for entry in (entry for entry in blank if self.edit and entry.goes_on):
-            entry.waits = True
-            tell(f"edit     {_write_plan(entry)}, then give the same command again")
+        """Plan the requests of ``jobs``. Plans in the sidecars of existing songs are reused, unless ``replan``."""
+        new: list[SongJob] = []
+        edited: list[SongJob] = []
+        for job in jobs:
+            if job.is_pending and job.request.task == "text2music" and not job.request.codes:
+                self._start(job, replan, opened.checkpoint.lengths)
+                if job.plan and job.is_pending:
+                    (edited if self._has_file(job) else new).append(job)
+        if new or (edited and self.codes):
+            logger.info("planning with %s: songs: %d", self.path, len(new) + len(edited))
+            planner = self._load_planner(settings, opened)
+            _plan_batches(new, self.batch_size, lambda plans: planner.fill([plan.song for plan in plans]))
+            if self.codes:
+                _plan_batches(edited if self.edit else new, self.batch_size, planner.write_codes)
+            del planner
+            torch.cuda.empty_cache()  # memory=auto depends on the free memory
+        for job in [*new, *edited]:
+            if job.is_pending and job.plan:
+                job.request = _as_request(job.plan)
+                print(f"planned  {job.out.name}: {plan_text(job.request)}", flush=True)
+        for job in new:
+            if self.edit and job.is_pending:
+                job.awaits_edit = True
+                print(f"edit     {_write_plan(job)}, then run the same command again", flush=True)
 
-    def _begin(self, entry: Entry, anew: bool, lengths: Lengths) -> None:
-        """Take up what there is of a plan: a file that a person may have edited, a song's sidecar, or nothing yet."""
+    def _start(self, job: SongJob, replan: bool, lengths: Lengths) -> None:
+        """Set the plan from an edited file, or the planned request from a sidecar, or else an empty plan."""
         try:
-            asked = checked_request(entry.request)
-            if asked.seconds is not None:
-                lengths.check(asked.seconds)
-            by = {key: value for key, value in describe(self).items() if key not in ("edit", "batch_size")}
-            entry.planned = {"by": by, "asked": asdict(asked)}
-            entry.plan = self._read_plan(asked, entry.out, lengths) if self._has_file(entry) else Plan(asked, asked)
+            request = _check_request(job.request, lengths)
+            planner = {key: value for key, value in to_config(self).items() if key not in ("edit", "batch_size")}
+            job.plan_record = {"by": planner, "asked": asdict(request)}
+            job.plan = self._read_plan(request, job.out, lengths) if self._has_file(job) else SongPlan(request, request)
         except ValueError as error:
-            entry.fails(error)
+            job.fail(error)
             return
-        record = {} if anew or self._has_file(entry) else read_record(entry.out)
-        if record.get("planned") == json.loads(json.dumps(entry.planned)):
-            entry.request, entry.plan = song_of(record["settings"]["song"]), None
+        sidecar = {} if replan or self._has_file(job) else read_existing_sidecar(job.out)
+        if sidecar.get("planned") == json.loads(json.dumps(job.plan_record)):
+            job.request, job.plan = config_request(sidecar["settings"]["song"]), None
 
-    def _write(self, blank: Sequence[Entry], written: Sequence[Entry], planner: Planner) -> None:
-        _in_batches(blank, self.batch_size, lambda plans: planner.fill([plan.song for plan in plans]))
-        if self.codes:
-            _in_batches(written if self.edit else blank, self.batch_size, planner.write_codes)
+    def _has_file(self, job: SongJob) -> bool:
+        return self.edit and plan_file(job.out).exists()
 
-    def _has_file(self, entry: Entry) -> bool:
-        return self.edit and plan_file(entry.out).exists()
-
-    def _read_plan(self, asked: Request, out: Path, lengths: Lengths) -> Plan:
+    def _read_plan(self, request: Request, out: Path, lengths: Lengths) -> SongPlan:
         file = plan_file(out)
         try:
-            said = yaml.safe_load(file.read_text(encoding="utf-8"))
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"planner.edit: {file} is not YAML ({error}); mend it, or remove it") from error
-        if not isinstance(said, dict) or said.pop("asked", None) != _mark(asdict(asked)):
-            raise ValueError(f"planner.edit: {file} is the plan of another request; remove it to plan anew")
+            raise ValueError(f"planner.edit: {file} is not YAML ({error}); correct it, or remove it") from error
+        if not isinstance(values, dict) or values.pop("asked", None) != _request_hash(asdict(request)):
+            raise ValueError(f"planner.edit: {file} is the plan of another request; remove it to plan again")
         try:
-            edited = request_of(said, file.parent)
-            if other := sorted(said.keys() - WORDS):
-                raise ValueError(f"song.{other[0]}: a plan says {', '.join(WORDS)} alone; remove it")
-            song = checked_request(replace(asked, **{key: getattr(edited, key) for key in WORDS}))
-            if song.seconds is not None:
-                lengths.check(song.seconds)
+            edited = parse_request(values, file.parent)
+            if other := sorted(values.keys() - TEXT_FIELDS):
+                raise ValueError(f"song.{other[0]}: a plan has only {', '.join(TEXT_FIELDS)}; remove it")
+            song = _check_request(replace(request, **{key: getattr(edited, key) for key in TEXT_FIELDS}), lengths)
         except ValueError as error:
             raise ValueError(f"planner.edit: {file}: {error}") from error
-        # Codes are asked for in the words of the request, unless a person has changed those.
-        is_worded = asked.caption and not self.rewrite_caption
-        return Plan(replace(asked, caption=song.caption) if is_worded else asked, song)
+        # Codes are conditioned on the caption of the request, unless the user has edited it.
+        keeps_caption = request.caption and not self.rewrite_caption
+        return SongPlan(replace(request, caption=song.caption) if keeps_caption else request, song)
 
-    def _load(self, settings: dict[str, Any], checkpoint: Checkpoint) -> Planner:
+    def _load_planner(self, settings: dict[str, Any], opened: OpenedWeights) -> Planner:
         config = replace(self, path=str(find_language_model(self.path, settings["weights"])))
         device, dtype = torch.device(settings["device"]), named_dtype(settings["dtype"])
-        planner = config.load(device, dtype, checkpoint.lengths)
-        written = planner.model.vocabulary.codes
-        known = math.prod(AceStepConfig.from_dict(checkpoint.network_config).fsq_input_levels)
-        if self.codes and written > known:
+        planner = config.load(device, dtype, opened.checkpoint.lengths)
+        planner_codes, tokenizer_codes = planner.model.vocabulary.codes, math.prod(opened.config.fsq_input_levels)
+        if self.codes and planner_codes > tokenizer_codes:
             raise ValueError(
-                f"planner.path={self.path}: writes {written} codes, and weights={settings['weights']} know {known}; "
-                "add planner.codes=false, or name the planner of these weights"
+                f"planner.path={self.path}: writes {planner_codes} codes, and weights={settings['weights']} have "
+                f"{tokenizer_codes}; add planner.codes=false, or name the planner of these weights"
             )
         return planner
 
 
 def find_language_model(path: str, weights: str) -> Path:
-    """The folder at ``path``; else one of its name in the folder of ``weights`` or beside it; else from the Hub."""
+    """The folder ``path``; else one of its name in the folder of ``weights`` or beside it; else from the Hub."""
     home = find_folder(weights)
     for folder in (Path(path), home / Path(path).name, home.parent / Path(path).name):
         if folder.is_dir():
             return folder
-    with named_by("planner.path"):
+    with named_in_errors("planner.path"):
         return fetch(path) if is_hub_id(path) else Path(path)
 
 
 def plan_file(out: Path) -> Path:
-    """Where a plan waits for a person."""
+    """The file of the plan of ``out``, for the user to edit."""
     return out.with_suffix(".plan.yaml")
 
 
-def in_words(song: Request) -> str:
-    """What was planned, in a line."""
-    parts = {
-        "bpm": f"{song.bpm} bpm",
-        "key": song.key,
-        "time_signature": f"{song.time_signature} beats in a bar",
-        "seconds": f"{song.seconds or 0:g} s",
-        "caption": shown(song.caption),
-    }
-    said = [text for key, text in parts.items() if getattr(song, key)]
-    if song.language != "unknown":
-        said.insert(-1, LANGUAGES[song.language])
-    return "; ".join([*said, *([f"{len(song.codes)} codes"] if song.codes else [])])
+def plan_text(song: Request) -> str:
+    """The plan in one line."""
+    parts = [
+        f"{song.bpm} bpm" if song.bpm else "",
+        song.key or "",
+        f"{song.time_signature} beats per bar" if song.time_signature else "",
+        f"{song.seconds:g} s" if song.seconds else "",
+        LANGUAGES[song.language] if song.language != "unknown" else "",
+        shorten(song.caption),
+        f"{len(song.codes)} codes" if song.codes else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
-def _in_batches(entries: Sequence[Entry], size: int, make: Callable[[list[Plan]], list[Plan]]) -> None:
-    """Advance the plans of ``entries``; where one of a batch fails, the others are made one by one."""
-    for start in range(0, len(entries), size):
-        group = [entry for entry in entries[start : start + size] if entry.goes_on]
+def _check_request(request: Request, lengths: Lengths) -> Request:
+    request = validate_request(request)
+    if request.seconds is not None:
+        lengths.check(request.seconds)
+    return request
+
+
+def _as_request(plan: SongPlan) -> Request:
+    assert isinstance(plan.song, Request)
+    return replace(plan.song, codes=plan.codes)
+
+
+def _plan_batches(jobs: Sequence[SongJob], size: int, step: Callable[[Sequence[SongPlan]], Sequence[SongPlan]]) -> None:
+    """Apply ``step`` to the plans of ``jobs`` in batches; after an error, to those of the batch one by one."""
+    for start in range(0, len(jobs), size):
+        batch = [job for job in jobs[start : start + size] if job.is_pending]
         try:
-            made = make([entry.plan for entry in group]) if group else []
+            plans = step([job.plan for job in batch if job.plan]) if batch else []
         except ValueError as error:
-            if len(group) == 1:
-                group[0].fails(error)
+            if len(batch) == 1:
+                batch[0].fail(error)
             else:
-                _in_batches(group, 1, make)
+                _plan_batches(batch, 1, step)
             continue
-        for entry, plan in zip(group, made, strict=True):
-            entry.plan = plan
+        for job, plan in zip(batch, plans, strict=True):
+            job.plan = plan
 
 
-def _write_plan(entry: Entry) -> Path:
-    file = plan_file(entry.out)
-    said = {key: getattr(entry.request, key) for key in WORDS} | {"asked": _mark(entry.planned["asked"])}
+def _write_plan(job: SongJob) -> Path:
+    file = plan_file(job.out)
+    assert job.plan_record is not None
+    values = {key: getattr(job.request, key) for key in TEXT_FIELDS}
+    values["asked"] = _request_hash(job.plan_record["asked"])
     with atomic(file) as aside:
-        head = "# Change what you like, but for the last line, which tells whose plan this is.\n"
-        aside.write_text(head + yaml.dump(said, Dumper=_Dumper, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        comment = "# Edit any field but the last, which identifies the request of this plan.\n"
+        text = yaml.dump(values, Dumper=_LyricsDumper, allow_unicode=True, sort_keys=False)
+        aside.write_text(comment + text, encoding="utf-8")
     return file
 
 
-def _mark(asked: dict[str, Any]) -> str:
-    """What tells a request from others."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+def _request_hash(request: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _Dumper(yaml.SafeDumper):
-    """Lyrics line by line."""
+class _LyricsDumper(yaml.SafeDumper):
+    """Writes strings of several lines as literal blocks."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _text)
+_LyricsDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)

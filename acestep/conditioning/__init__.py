@@ -1,1 +1,1 @@
-"""Words to tensors: prompts, metadata, and what the condition encoder reads. Knows no device and no file."""
+"""From songs to the inputs of the condition encoder: prompts, text features, source latents and masks."""

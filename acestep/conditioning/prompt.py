@@ -1,4 +1,4 @@
-"""The one place where a song becomes the two strings that the text encoder reads. Knows words; knows no tensor.
+"""Renders a song as the two prompt strings: the only place that does. No tensors here.
 
 Source: upstream ``constants.py``, ``prompt_utils.py``, ``metadata_utils.py`` and ``task_utils.py``.
 """
@@ -9,10 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from acestep.types import Song
-
-VERSION = "1"
-"""Part of every cache key: raise it with any change of a rendered character."""
+from acestep.songs import Song
 
 END = "<|endoftext|>"
 INSTRUMENTAL = "[Instrumental]"
@@ -42,14 +39,14 @@ _FORMATTED = re.compile(r"# Instruction.*?# Caption(?P<caption>.*?)(?:# Metas|\Z
 
 @dataclass(frozen=True)
 class Prompt:
-    """A song as the networks read it: ``text`` for the whole text encoder, ``lyrics`` for its token table."""
+    """The strings of a song: ``text`` for the whole text encoder, ``lyrics`` for its token embedding."""
 
     text: str
     lyrics: str
 
 
-def render(song: Song, instruction: str = TEXT2MUSIC) -> Prompt:
-    """The prompt of ``song``. Its ``seconds`` should be those of the music; ``None`` prints upstream's 30."""
+def render_prompt(song: Song, instruction: str = TEXT2MUSIC) -> Prompt:
+    """The prompt of ``song``. Its ``seconds`` should be the duration of the audio; ``None`` prints upstream's 30."""
     metadata = song_metadata(song.bpm, song.key, song.time_signature, song.seconds)
     return Prompt(
         caption_prompt(plain_caption(song.caption), metadata_block(metadata), instruction),
@@ -58,7 +55,7 @@ def render(song: Song, instruction: str = TEXT2MUSIC) -> Prompt:
 
 
 def caption_prompt(caption: str, metadata: str, instruction: str = TEXT2MUSIC) -> str:
-    """The text encoder's string. An ``instruction`` without its final colon gets one."""
+    """The text encoder's string. A colon is appended to ``instruction`` where it is missing."""
     instruction = instruction if instruction.endswith(":") else f"{instruction}:"
     return f"# Instruction\n{instruction}\n\n# Caption\n{caption}\n\n# Metas\n{metadata}{END}\n"
 
@@ -71,15 +68,15 @@ def lyric_prompt(lyrics: str, language: str) -> str:
 def song_metadata(
     bpm: float | str | None, key: str | None, time_signature: str | None, seconds: float | None
 ) -> dict[str, float | str]:
-    """Metadata as upstream's inference path collects it (``_build_metadata_dict``): blank and 0 are unknown."""
-    metadata = {"bpm": bpm or UNKNOWN, "keyscale": _known(key), "timesignature": _known(time_signature)}
+    """Metadata as in upstream's inference path (``_build_metadata_dict``): blank and 0 are unknown."""
+    metadata = {"bpm": bpm or UNKNOWN, "keyscale": _or_unknown(key), "timesignature": _or_unknown(time_signature)}
     if seconds is not None and seconds > 0:
         metadata["duration"] = f"{int(seconds)} seconds"
     return metadata
 
 
 def metadata_block(metadata: Mapping[str, object] | str | None) -> str:
-    """The four metadata lines (upstream ``_parse_metas``). A string is a finished block; unknowns print ``N/A``."""
+    """The four metadata lines (upstream ``_parse_metas``); unknown values are ``N/A``. Returns a string as it is."""
     if isinstance(metadata, str):
         return metadata
     if not isinstance(metadata, Mapping):
@@ -95,13 +92,13 @@ def metadata_block(metadata: Mapping[str, object] | str | None) -> str:
 
 
 def plain_caption(caption: str) -> str:
-    """The caption inside an already formatted prompt, or ``caption`` itself (``extract_caption_from_sft_format``)."""
-    found = _FORMATTED.search(caption)
-    return found["caption"].strip() if found else caption
+    """The caption in a formatted prompt, otherwise ``caption`` itself (``extract_caption_from_sft_format``)."""
+    formatted = _FORMATTED.search(caption)
+    return formatted["caption"].strip() if formatted else caption
 
 
-def instruction(task: str, tracks: str | Sequence[str] | None = None) -> str:
-    """The instruction line of ``task`` (``generate_instruction``); unknown tasks read as text2music."""
+def task_instruction(task: str, tracks: str | Sequence[str] | None = None) -> str:
+    """The instruction line of ``task`` (``generate_instruction``); unknown tasks get that of text2music."""
     if task not in _TRACK_INSTRUCTIONS:
         return _INSTRUCTIONS.get(task, TEXT2MUSIC)
     named, unnamed = _TRACK_INSTRUCTIONS[task]
@@ -109,7 +106,7 @@ def instruction(task: str, tracks: str | Sequence[str] | None = None) -> str:
     return named.format(" | ".join(name.upper() for name in names)) if names else unnamed
 
 
-def _known(value: str | None) -> str:
+def _or_unknown(value: str | None) -> str:
     return value if value and value.strip() else UNKNOWN
 
 

@@ -1,1 +1,1 @@
-"""Names to objects: the only room, beside the three mains, that knows Hydra and OmegaConf. Knows no tensor."""
+"""From names to objects: config groups and command lines. With ``cli`` the only package that imports Hydra."""

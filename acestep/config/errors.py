@@ -14,6 +14,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from acestep.config.aliases import KEYS
+
 KEY = re.compile(r"(?:Could not override|Could not append value to config\.) '?([\w./@-]+)")
 OPTION = re.compile(r"Could not find '([\w/.-]+)'")
 FULL_KEY = re.compile(r"full_key: (\S+)")
@@ -24,49 +26,51 @@ WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*^[\w.]+: (.
 """What torch makes of a loader process's error: its traceback, and at the end the error itself."""
 
 
-def people() -> tuple[type[BaseException], ...]:
-    """What a person's input can cause; anything else is a fault of ours, and keeps its traceback."""
-    # Whoever did not load Lightning, which takes seconds, cannot have misconfigured it.
+def user_errors() -> tuple[type[BaseException], ...]:
+    """Errors that a user's input can cause; any other is a fault of the program, and keeps its traceback."""
+    # A program that did not load Lightning, which takes seconds, cannot have misconfigured it.
     lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")
     more = [lightning.MisconfigurationException] if lightning else []
     return (HydraException, OmegaConfBaseException, ValueError, OSError, *more)
 
 
-def sentence(error: BaseException, config_name: str, arguments: Sequence[str]) -> str:
-    """What went wrong and what to do, in one line."""
+def error_sentence(error: BaseException, config_name: str, arguments: Sequence[str]) -> str:
+    """What is wrong and what to do, in one line."""
     chain = list(_chain(error))
     text = "\n".join(str(link) for link in chain)
-    if found := _unknown(text, config_name, arguments):
-        return found
+    if unknown := _unknown(text, config_name, arguments):
+        return unknown
     if any(isinstance(link, MissingMandatoryValue) for link in chain):
         key = FULL_KEY.search(text) or re.search(r"Missing mandatory value: (\S+)", text)
         return f"{key[1]}: not given; add {key[1]}=..." if key else _first_line(text)
     if isinstance(error, InstantiationException):
-        key, odd = FULL_KEY.search(text), re.search(r"unexpected keyword argument '(\w+)'", text)
-        return f"{key[1]}.{odd[1]}: no such key" if key and odd else _first_line(str(chain[-1]))
+        key, argument = FULL_KEY.search(text), re.search(r"unexpected keyword argument '(\w+)'", text)
+        return f"{key[1]}.{argument[1]}: no such key" if key and argument else _first_line(str(chain[-1]))
     return _wrong_value(text) or _first_line(str(chain[-1] if isinstance(error, HydraException) else error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, then what caused it, down to the root."""
+    """``error``, then its causes, down to the root."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def _unknown(text: str, config_name: str, arguments: Sequence[str]) -> str | None:
-    """The sentence for a key or an option that is not there, with the nearest that is."""
+    """The sentence for a key or an option that does not exist, with the nearest that does."""
     if missing := OPTION.search(text):
         group, _, option = missing[1].rpartition("/")
         options = re.search(r"Available options in '.*?':\n((?:\t.*\n?)+)", text)
         names = [name for name in options[1].split() if not name.endswith("_schema")] if options else []
         return f"{group}={option}: no such option; {_nearest(option, names)}there are {', '.join(names) or 'none'}"
     named, full = KEY.search(text), FULL_KEY.search(text)
+    key = full[1] if full and full[1] else named[1] if named else ""
+    if key and UNKNOWN.search(text):
+        if key in KEYS:
+            return f"{key}: has a new name; use {KEYS[key]}"
+        return f"{key}: no such key; {_nearest(key, _keys(config_name, arguments))}--help lists them"
     if named and "No match in the defaults list" in text:
         return f"{named[1]}: no such key; {_nearest(named[1], _keys(config_name, arguments))}--help lists them"
-    if UNKNOWN.search(text) and (named or full):
-        key = full[1] if full and full[1] else named[1]
-        return f"{key}: no such key; {_nearest(key, _keys(config_name, arguments))}--help lists them"
     return None
 
 
@@ -84,16 +88,17 @@ def _wrong_value(text: str) -> str | None:
 
 def _keys(config_name: str, arguments: Sequence[str]) -> list[str]:
     """Every key that the config has under the options which ``arguments`` choose."""
-    chosen = [override for override in _overrides(arguments) if _is_option(override)]
+    chosen = [str(override.input_line) for override in _overrides(arguments) if _is_option(override)]
     try:
-        cfg = compose(config_name, [override.input_line for override in chosen])
+        cfg = compose(config_name, chosen)
     except HydraException:
         cfg = compose(config_name)
     return list(_paths(cfg))
 
 
 def _overrides(arguments: Sequence[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides([argument for argument in arguments if "=" in argument])
+    words = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    return OverridesParser.create().parse_overrides(words)
 
 
 def _is_option(override: Override) -> bool:
@@ -101,10 +106,12 @@ def _is_option(override: Override) -> bool:
 
 
 def _paths(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in cfg:
+    for key in map(str, cfg):
         yield f"{prefix}{key}"
         node = cfg._get_node(key)
-        if OmegaConf.is_dict(node) and not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+        if isinstance(node, DictConfig) and not (
+            OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key)
+        ):
             yield from _paths(node, f"{prefix}{key}.")
 
 

@@ -1,4 +1,4 @@
-"""From a command line to objects: composition, checks, and mistakes told in one sentence."""
+"""From a command line to objects: composition, checks, and a user's mistakes as one sentence."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from acestep.config import registry
-from acestep.config.errors import people, sentence
+from acestep.config import aliases, custom, schema
+from acestep.config.errors import error_sentence, user_errors
 from acestep.config.help import HELP, help_text
+from acestep.config.top_level import RUN_DIR_KEYS, TRAIN_KEYS, check_keys
+
+if TYPE_CHECKING:
+    from acestep.training.tasks import TrainJob
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FREE_TEXT = re.compile(
@@ -37,34 +41,28 @@ PLAIN_PATH = re.compile(r"[A-Za-z./~_][\w./:@%+~-]*|['\"\[?].*|.*\$\{.*", re.DOT
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a program that Ctrl-C stopped."""
 SWEEPS = ("-m", "--multirun")
-LEAVE_FOLDERS = ("train", "evaluate")
-"""The mains whose runs are kept, swept and done again."""
 
 
-def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Decorates a main: it gets the composed config ``name``; a mistake of its user ends in one sentence and exit 1.
+def hydra_program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates a program: it gets the composed config ``name``; a user's mistake ends in one sentence and exit 1.
 
-    A main that leaves folders returns ``False`` where it was stopped before its end.
+    train and evaluate return ``False`` when interrupted.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @wraps(task)
         def run() -> None:
-            wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-            registry.register()
+            show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            schema.register()
             warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-            several = any(word in SWEEPS or word.startswith("hydra.mode=") for word in sys.argv)
-            sys.argv[1:] = [quoted(argument, several) for argument in sys.argv[1:]]
-            if HELP & set(sys.argv):
-                with one_sentence(name, wants_traceback):
-                    sys.exit(_show_help(name))
-            with one_sentence(name, wants_traceback), _raising_hydra():
-                if any(word.startswith("reproduce=") for word in sys.argv):
-                    from acestep.config.sweep import expanded
-
-                    sys.argv[1:] = expanded(name, sys.argv[1:])
+            with exit_with_sentence(name, show_traceback), _raising_hydra():
+                sys.argv[1:] = _arguments(name, sys.argv[1:])
+                if HELP & set(sys.argv):
+                    overrides = [word for word in sys.argv[1:] if _is_override(word)]
+                    sys.stdout.write(f"{help_text(CONFIGS, name, overrides, custom.config_dirs(sys.argv[1:]))}\n")
+                    sys.exit(0)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(
-                    Told(name, task, wants_traceback)
+                    HydraTask(name, task, show_traceback)
                 )()
 
         return run
@@ -72,32 +70,52 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
     return decorate
 
 
+def _arguments(name: str, words: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: quoted, under today's names, custom classes as options of their groups."""
+    several = any(word in SWEEPS or word.startswith("hydra.mode=") for word in words)
+    words = [quote_argument(word, several) for word in words]
+    if any(word.startswith("reproduce=") for word in words) and not HELP & set(words):
+        from acestep.config.sweep import reproduce_arguments  # late, since it loads Lightning
+
+        words = reproduce_arguments(name, words)
+    words = custom.register_options(aliases.rename_words(words))
+    # Hydra's parser takes overrides that stand together only.
+    return sorted(words, key=lambda word: not _is_override(word))
+
+
+def _is_override(word: str) -> bool:
+    return ("=" in word or word.startswith("~")) and not word.startswith("-")
+
+
 @dataclass(frozen=True)
-class Told:
-    """A main as Hydra calls it, here or, in a sweep, in a process of its own; an object, since it has to get there."""
+class HydraTask:
+    """A program as Hydra's launchers call it, in this process or another; an object, since it has to be picklable."""
 
     name: str
     task: Callable[[DictConfig], Any]
-    wants_traceback: bool
+    show_traceback: bool
 
     def __call__(self, cfg: DictConfig) -> float | None:
-        """Do it; a sweep gets the score."""
-        registry.register()
-        if self.name not in LEAVE_FOLDERS:
-            with one_sentence(self.name, self.wants_traceback):
-                self.task(cfg)
+        """Run the task; returns its score for a sweep."""
+        schema.register()
+        custom.add_working_directory()
+        if self.name not in RUN_DIR_KEYS:
+            with exit_with_sentence(self.name, self.show_traceback):
+                self.task(prepare(cfg))
             return None
-        from acestep.config.sweep import carry_out, in_sweep  # here, since it loads Lightning
+        from acestep.config.sweep import in_sweep, run_task  # late, since it loads Lightning
 
-        # An error ends a run, and not the sweep that it is one of: that is told at the end.
-        with nullcontext() if in_sweep() else one_sentence(self.name, self.wants_traceback):
-            return carry_out(self.name, self.task, cfg)
+        # In a sweep an error ends its run alone, and is reported at the sweep's end.
+        with nullcontext() if in_sweep() else exit_with_sentence(self.name, self.show_traceback):
+            return run_task(self.name, self.task, prepare(cfg))
 
 
-def _show_help(name: str) -> int:
-    overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-    sys.stdout.write(f"{help_text(CONFIGS, name, overrides)}\n")
-    return 0
+def prepare(cfg: DictConfig) -> DictConfig:
+    """A composed config with former names replaced, and nodes of custom classes checked."""
+    OmegaConf.set_readonly(cfg, False)
+    aliases.rename_targets(cfg)
+    custom.check_nodes(cfg)
+    return cfg
 
 
 @contextmanager
@@ -112,23 +130,23 @@ def _raising_hydra() -> Iterator[None]:
 
 
 @contextmanager
-def one_sentence(name: str, wants_traceback: bool = False) -> Iterator[None]:
-    """Ends the program on a person's mistake with what was wrong, unless the traceback is wanted; also on Ctrl-C."""
+def exit_with_sentence(name: str, show_traceback: bool = False) -> Iterator[None]:
+    """Ends the program on a user's mistake with one sentence, unless the traceback is wanted; also on Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: what is finished is kept, and the same command goes on from there\n")
+        sys.stderr.write("stopped: finished results are kept, and the same command continues from there\n")
         sys.exit(INTERRUPTED)
-    except people() as error:
-        if wants_traceback:
+    except user_errors() as error:
+        if show_traceback:
             raise
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            message = sentence(error, name, sys.argv[1:])
+            message = error_sentence(error, name, sys.argv[1:])
         sys.exit(f"error: {message}")
 
 
-def quoted(argument: str, several: bool = False) -> str:
+def quote_argument(argument: str, several: bool = False) -> str:
     """Free text as Hydra wants it, so that a shell's quotes are enough: ``song.caption="warm, slow"``.
 
     Args:
@@ -140,11 +158,19 @@ def quoted(argument: str, several: bool = False) -> str:
         found = path
     if not found:
         return argument
-    # Hydra reads backslashes as such, but before a quote, an interpolation and the end.
+    # Hydra reads backslashes as such, except before a quote, an interpolation and the end.
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", found[2])
     text = re.sub(r"(\\+)$", r"\1\1", text)
     text = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return f"{found[1]}='{text}'"
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config ``name`` with ``overrides``, as its program gets it, without a command line."""
+    schema.register()
+    words = custom.register_options(aliases.rename_words(overrides))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return prepare(compose(name, words))
 
 
 def build(cfg: Any, **arguments: Any) -> Any:
@@ -152,16 +178,42 @@ def build(cfg: Any, **arguments: Any) -> Any:
     return instantiate(cfg, _convert_="all", **arguments)
 
 
-def built_values(cfg: DictConfig) -> list[Any]:
+def build_values(cfg: DictConfig) -> list[Any]:
     """The objects of a group of named nodes, such as ``callbacks``; those set to null are left out."""
     return [build(node) for node in cfg.values() if node is not None]
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse, before anything is loaded, a config in which a key is missing or a value breaks its own rules."""
+def build_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """The object of every group that names a class, by its key; ``None`` for a group without one.
+
+    Raises:
+        ValueError: before anything is loaded, if a key is missing or a value breaks its own rules.
+    """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ValueError(f"{missing[0]}: not given; add {missing[0]}=...")
-    for node in cfg.values():
-        if OmegaConf.is_dict(node) and "_target_" in node:
-            build(node)
+    nodes = {str(key): node for key, node in cfg.items() if OmegaConf.is_dict(node)}
+    return {key: build(node) if "_target_" in node else None for key, node in nodes.items()}
+
+
+def build_job(cfg: DictConfig, nodes: dict[str, Any]) -> TrainJob:
+    """The training that ``cfg`` describes, of the objects that :func:`build_nodes` made of it."""
+    from acestep.training.fit import NetworkInit
+    from acestep.training.module import Optimization
+    from acestep.training.tasks import TrainSpec
+
+    check_keys({key: cfg[key] for key in TRAIN_KEYS}, TRAIN_KEYS)
+    try:
+        start = NetworkInit(cfg.network)
+    except ValueError as error:
+        names = [member.value for member in NetworkInit]
+        raise ValueError(f"network={cfg.network}: need {', '.join(names[:-1])} or {names[-1]}") from error
+    spec = TrainSpec(
+        weights=cfg.weights,
+        start=start,
+        trainable=cfg.trainable,
+        optimization=Optimization(optimizer=nodes["optimizer"], lr=nodes["lr"]),
+        seed=cfg.seed,
+        **{key: nodes[key] for key in ("model", "adapter", "objective", "data", "trainer")},
+    )
+    return nodes["task"](spec)

@@ -1,4 +1,4 @@
-"""One run of a main: by itself, as one of a sweep's, or a recorded one once more."""
+"""One run of a program: alone, as one of a sweep, or a recorded one again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from acestep.config.errors import people, sentence
-from acestep.config.run_dir import again, identity, overrides
-from acestep.runs.compare import compare, write_comparison
+from acestep.config.aliases import rename_recorded, rename_words
+from acestep.config.errors import error_sentence, user_errors
+from acestep.config.run_dir import command_line, identity, process_rank, task_overrides
+from acestep.config.top_level import RUN_DIR_KEYS
+from acestep.runs.compare import compare_runs
 from acestep.runs.record import RECORD, hash_files, read_record
-from acestep.runs.scores import score_of
-from acestep.runs.status import State, Status, read_status
-
-FOLDERS = {"train": "run.dir", "evaluate": "out"}
-"""The mains whose runs leave a folder, and the key that names it."""
+from acestep.runs.status import RunState, RunStatus, read_status
+from acestep.runs.table import best_score
 
 log = logging.getLogger(__name__)
 
@@ -32,46 +30,46 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def carry_out(name: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> float | None:
-    """Do ``task``, note in its folder what became of it, and return the score that a search looks at.
+def run_task(name: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> float | None:
+    """Run ``task``, write its state to its folder, and return the score that a search optimises.
 
-    In a sweep, the folder is named after the run's identity, so that the same sweep again finds what is finished and
-    leaves it alone; an error ends the run and not the sweep. With ``reproduce``, the result is compared with the
-    recorded run's; what differs ends the program with status 1.
+    In a sweep, the folder is named after the run's identity, so that the same sweep started again skips runs that are
+    finished; an error ends the run and not the sweep. With ``reproduce``, the result is compared with the recorded
+    run's; a difference ends the program with status 1.
     """
     if in_sweep():
-        _place(name, cfg)
-    folder = Path(OmegaConf.select(cfg, FOLDERS[name], throw_on_missing=True))
+        _set_run_dir(name, cfg)
+    folder = Path(OmegaConf.select(cfg, RUN_DIR_KEYS[name], throw_on_missing=True))
     before = read_status(folder)
     if before and before.main != name:
-        raise ValueError(f"{FOLDERS[name]}={folder}: holds a run of {before.main}.py; name another folder")
-    if before and before.state is State.finished and (in_sweep() or cfg.reproduce):
+        raise ValueError(f"{RUN_DIR_KEYS[name]}={folder}: holds a run of {before.main}.py; name another folder")
+    if before and before.state is RunState.finished and (in_sweep() or cfg.reproduce):
         log.info("%s: finished before", folder)
     else:
         if in_sweep():
-            log.info("%s: %s", folder, " ".join(overrides()))
-        with _noted(name, folder):
+            log.info("%s: %s", folder, " ".join(task_overrides()))
+        with _recording_errors(name, folder):
             ended = task(cfg)
         if ended is False:
-            _note(name, folder, State.stopped)
+            _write_status(name, folder, RunState.stopped)
             if in_sweep():
-                sys.exit(f"stopped; to go on: {again()}")
+                sys.exit(f"stopped; to resume: {command_line()}")
             return None
-        _note(name, folder, State.finished, score=score_of(folder, cfg.score))
-    if cfg.reproduce and _writes():
-        found = compare(Path(cfg.reproduce), folder)
-        write_comparison(found, folder)
-        log.info("%s", "\n".join(found.lines()))
-        if not found.same:
+        _write_status(name, folder, RunState.finished, score=best_score(folder, cfg.score))
+    if cfg.reproduce and not process_rank():
+        result = compare_runs(Path(cfg.reproduce), folder, rename_recorded)
+        result.write(folder)
+        log.info("%s", "\n".join(result.lines()))
+        if not result.same:
             sys.exit(1)
-    done = read_status(folder)
-    return done.score if done else None
+    status = read_status(folder)
+    return status.score if status else None
 
 
-def _place(name: str, cfg: DictConfig) -> None:
+def _set_run_dir(name: str, cfg: DictConfig) -> None:
     """Give the run a folder of its own in the sweep's."""
-    key = FOLDERS[name]
-    if any(override.partition("=")[0].lstrip("+") == key for override in overrides()):
+    key = RUN_DIR_KEYS[name]
+    if any(_key(override) == key for override in task_overrides()):
         raise ValueError(
             f"{key}={OmegaConf.select(cfg, key)}: in a sweep every run has a folder of its own; name the sweep's with "
             "hydra.sweep.dir=DIR"
@@ -80,49 +78,45 @@ def _place(name: str, cfg: DictConfig) -> None:
 
 
 @contextmanager
-def _noted(name: str, folder: Path) -> Iterator[None]:
-    """Whatever ends the run is noted in its folder; outside a sweep, a run that never began leaves none."""
+def _recording_errors(name: str, folder: Path) -> Iterator[None]:
+    """Write an error to the run's folder; outside a sweep, a run that did not start leaves no folder."""
     if in_sweep():
-        _note(name, folder, State.running)
+        _write_status(name, folder, RunState.running)
     try:
         yield
     except Exception as error:
-        told = sentence(error, name, overrides()) if isinstance(error, people()) else repr(error).splitlines()[0]
+        is_users = isinstance(error, user_errors())
+        text = error_sentence(error, name, task_overrides()) if is_users else repr(error).splitlines()[0]
         if in_sweep() or (folder / RECORD).is_file():
-            _note(name, folder, State.failed, error=told)
+            _write_status(name, folder, RunState.failed, error=text)
         if in_sweep():
-            log.info("%s: failed: %s", folder, told)
+            log.info("%s: failed: %s", folder, text)
         raise
 
 
-def _note(name: str, folder: Path, state: State, **more: Any) -> None:
-    if not _writes():
+def _write_status(name: str, folder: Path, state: RunState, **more: Any) -> None:
+    if process_rank():
         return
     weights = folder / "weights"
-    hashes = hash_files(weights) if state is State.finished and weights.is_dir() else {}
-    Status(main=name, overrides=overrides(), state=state, result_sha256=hashes, **more).write(folder)
+    hashes = hash_files(weights) if state is RunState.finished and weights.is_dir() else {}
+    RunStatus(main=name, overrides=task_overrides(), state=state, result_sha256=hashes, **more).write(folder)
 
 
-def _writes() -> bool:
-    """Whether this process is the first of its run's."""
-    return not rank_zero_only.rank
-
-
-def expanded(name: str, arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with ``reproduce=DIR`` preceded by what the run in DIR was started with.
+def reproduce_arguments(name: str, arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with ``reproduce=DIR`` preceded by the recorded overrides of the run in DIR.
 
     The run goes to ``DIR-again`` unless another folder is named; what else is named replaces what was recorded.
     """
     folder = next((word.partition("=")[2] for word in arguments if word.startswith("reproduce=")), "")
-    if not folder or name not in FOLDERS:
+    if not folder or name not in RUN_DIR_KEYS:
         return list(arguments)
-    read_record(Path(folder))  # refuses what is no run
-    recorded = OmegaConf.to_container(OmegaConf.load(Path(folder) / "overrides.yaml"))
-    given = {_key(word) for word in arguments}
-    theirs = {*FOLDERS.values(), "resume", "sweep"} if name == "train" else {*FOLDERS.values()}
-    kept = [word for word in recorded if _key(word) not in given | theirs]
-    own = [] if FOLDERS[name] in given else [f"{FOLDERS[name]}={Path(folder)}-again"]
-    return [*kept, *own, *arguments]
+    read_record(Path(folder))  # raises for a folder that is no run's
+    recorded = rename_words([str(word) for word in OmegaConf.load(Path(folder) / "overrides.yaml")])
+    given = {_key(word) for word in rename_words(arguments)}
+    dropped = {*RUN_DIR_KEYS.values(), *(("resume", "sweep") if name == "train" else ())}
+    kept = [word for word in recorded if _key(word) not in given | dropped]
+    place = [] if RUN_DIR_KEYS[name] in given else [f"{RUN_DIR_KEYS[name]}={Path(folder)}-again"]
+    return [*kept, *place, *arguments]
 
 
 def _key(word: str) -> str:

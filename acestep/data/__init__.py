@@ -1,26 +1,32 @@
-"""From files to batches: sources, the latent store, the data set and its sampler. Knows no network and no optimiser."""
+"""From audio files to batches: sources, the latent store, the data set and its sampler. No network is defined here."""
 
-from acestep.data.dataset import Crop, Example, LatentBatch, LatentDataset, Variation, Words, collate
-from acestep.data.loader import LatentLoader
-from acestep.data.sampler import Buckets, Draw, EpochBatches
-from acestep.data.settings import autoencoder_settings
-from acestep.data.store import LatentStore
-from acestep.data.tasks import TaskDraw, TaskMix
+from acestep.data.dataset import (
+    Crop,
+    CropText,
+    Example,
+    ExampleConfig,
+    LatentBatch,
+    LatentDataset,
+    SampledTask,
+    TaskMix,
+    collate,
+)
+from acestep.data.sampler import Buckets, EpochBatches, EpochIndex
+from acestep.data.store import LatentStore, autoencoder_settings
 
 __all__ = [
     "Buckets",
     "Crop",
-    "Draw",
+    "CropText",
     "EpochBatches",
+    "EpochIndex",
     "Example",
+    "ExampleConfig",
     "LatentBatch",
     "LatentDataset",
-    "LatentLoader",
     "LatentStore",
-    "TaskDraw",
+    "SampledTask",
     "TaskMix",
-    "Variation",
-    "Words",
     "autoencoder_settings",
     "collate",
 ]

@@ -1,4 +1,4 @@
-"""Captions that vary from epoch to epoch: small changes, put one after another."""
+"""Caption augmentation: transforms that are applied one after another, drawn anew in every epoch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CaptionParts:
-    """A caption and what it can be made of: see ``data.words.Description``."""
+    """A caption, and the genre and tag of its song; see ``data.text.SongText``."""
 
     caption: str
     genre: str = ""
     tag: str = ""
 
 
-class CaptionChange(Protocol):
-    """One change, drawn from ``random``; what it draws does not depend on the song."""
+class CaptionTransform(Protocol):
+    """One transform; how many numbers it draws from ``random`` does not depend on the song."""
 
     def __call__(self, parts: CaptionParts, random: np.random.Generator) -> CaptionParts:
-        """The changed caption, with its parts for those who come after."""
+        """The transformed caption, with the parts for later transforms."""
         ...
 
 
 class TagPosition(Enum):
-    """Where a data set's own tag goes in a training caption."""
+    """Position of a data set's tag in a training caption."""
 
     prepend = "prepend"
     append = "append"
     replace = "replace"
 
-    def put(self, tag: str, caption: str) -> str:
-        """``caption`` with ``tag``, as upstream's trainer joins them."""
+    def insert(self, tag: str, caption: str) -> str:
+        """``caption`` with ``tag``, joined as in upstream's trainer."""
         if not tag:
             return caption
         if self is TagPosition.replace or not caption:
@@ -45,9 +45,10 @@ class TagPosition(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleTags:
-    """The order of a list of tags says nothing: this share of captions that are such lists is shuffled.
+    """Shuffles captions that are lists of tags, since their order has no meaning.
 
-    A list of tags has commas and no sentences.
+    Args:
+        rate: share of these captions that is shuffled. A list of tags contains commas and no sentences.
     """
 
     rate: float = 1.0
@@ -56,7 +57,6 @@ class ShuffleTags:
         _check_rate(self.rate, "shuffle_tags")
 
     def __call__(self, parts: CaptionParts, random: np.random.Generator) -> CaptionParts:
-        """Shuffled, or as it was."""
         draw, order = random.random(), random.integers(2**63)
         tags = parts.caption.split(", ")
         if draw >= self.rate or len(tags) < 2 or any(mark in parts.caption for mark in ".!?;:\n"):
@@ -66,9 +66,12 @@ class ShuffleTags:
 
 @dataclass(frozen=True, kw_only=True)
 class GenreOnly:
-    """This share of captions is replaced with the song's genre, where it has one.
+    """Replaces captions with the song's genre, where it has one.
 
-    Upstream's ``genre_ratio`` chooses songs once and for all; here every epoch chooses anew.
+    Upstream's ``genre_ratio`` chooses the songs once; here every epoch chooses anew.
+
+    Args:
+        rate: share of captions that is replaced.
     """
 
     rate: float = 0.1
@@ -77,26 +80,29 @@ class GenreOnly:
         _check_rate(self.rate, "genre_only")
 
     def __call__(self, parts: CaptionParts, random: np.random.Generator) -> CaptionParts:
-        """The genre, or the caption as it was."""
         return replace(parts, caption=parts.genre) if random.random() < self.rate and parts.genre else parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnTag:
-    """Puts the data set's own tag into captions: that of the song, or ``tag`` for songs that have none."""
+class DatasetTag:
+    """Inserts the data set's tag into captions.
+
+    Args:
+        position: where.
+        tag: for songs that have none of their own.
+    """
 
     position: TagPosition = TagPosition.prepend
     tag: str = ""
 
     def __call__(self, parts: CaptionParts, random: np.random.Generator) -> CaptionParts:
-        """With the tag."""
-        return replace(parts, caption=TagPosition(self.position).put(parts.tag or self.tag, parts.caption))
+        return replace(parts, caption=TagPosition(self.position).insert(parts.tag or self.tag, parts.caption))
 
 
-def changed(parts: CaptionParts, changes: Sequence[CaptionChange], random: np.random.Generator) -> str:
-    """The caption after all ``changes``, in order."""
-    for change in changes:
-        parts = change(parts, random)
+def apply_transforms(parts: CaptionParts, transforms: Sequence[CaptionTransform], random: np.random.Generator) -> str:
+    """The caption after all ``transforms``, in order."""
+    for transform in transforms:
+        parts = transform(parts, random)
     return parts.caption
 
 

@@ -1,16 +1,22 @@
-"""The latent store: Parquet shards of encoded songs, made by one autoencoder, read through a memory-mapped mirror.
+"""The latent store: Parquet shards of encoded songs, made by one autoencoder, read through memory-mapped copies.
 
-A store is a folder. ``songs-00000.parquet`` and so on hold one row per song, in the columns of ``schema``, and are read
-by plain ``datasets.load_dataset``. ``store.json`` states the settings under which every row was encoded. Latents are
-float16: 11 bits, a relative rounding error of at most 0.0005. ``.mirror/`` holds all of it again in a form that can be
-read at random, see ``data.mirror``.
+A store is a folder. ``songs-00000.parquet`` and so on hold one row per song, in the columns of ``schema``, and can be
+read by ``datasets.load_dataset``. ``store.json`` holds the settings under which every row was encoded. Latents are
+float16: 11 bits, a relative rounding error of at most 0.0005.
+
+Parquet has no random access, so ``.mirror/`` holds uncompressed Arrow copies, which are mapped into memory: an index of
+all songs, written when the store is first opened, and one file per shard, written when its first song is read. They
+are written anew when a shard changes, and may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,15 +24,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from acestep.data.mirror import LATENTS, PLACE, SHARD, Shard, open_index, open_shard, read_text
-from acestep.data.settings import Settings, differences, fingerprint, read_settings
-from acestep.files import atomic
-from acestep.types import Song
+from acestep.files import atomic, tensors_hash
+from acestep.songs import Song
+from acestep.types import Autoencoder
 
+FORMAT = 1
+SETTINGS_FILE = "store.json"
+DEFAULT_SETTINGS = {"loudness": "none"}
+"""Values of settings that older stores lack."""
+MIRROR = ".mirror"
+LATENTS = ("mean", "scale")
+INDEXED = ("source", "sha256", "seconds", "frames", "split")
+SHARD, PLACE = ".shard", ".place"
+"""Further columns of the index: the number of a song's shard, and its row there."""
 SONG_FIELDS = ("caption", "lyrics", "language", "seconds", "bpm", "key", "time_signature")
-WORDS = {
+TEXT_COLUMNS = {
     "caption": pa.string(),
     "lyrics": pa.string(),
     "lyric_times": pa.list_(pa.float64()),
@@ -42,85 +58,144 @@ WORDS = {
     "licence": pa.string(),
     "truth": pa.string(),
 }
-"""Columns that can change without the audio: what ``data.words.Description`` says."""
-MEASURES = {
+"""``data.text.SongText``; can change without encoding the audio again."""
+AUDIO_COLUMNS = {
     "loudness": pa.float32(),
     "peak": pa.float32(),
     "clipped": pa.float32(),
     "silence": pa.float32(),
     "outline": pa.string(),
 }
-"""Columns of ``data.measure.Measures``; null in stores older than they are."""
+"""``data.audio_checks.AudioMeasures``; null in older stores."""
 
 Row = dict[str, Any]
+Settings = dict[str, Any]
+IntArray = NDArray[np.integer[Any]]
+
+
+def autoencoder_settings(autoencoder: Autoencoder) -> Settings:
+    """What identifies ``autoencoder`` as an encoder: class, rates, ``config`` if it has one, a hash of its weights.
+
+    If it has a part named ``encoder``, only that part's weights are hashed, since a decoder that is trained further
+    does not change latents. Weights are hashed as float32, so that the dtype of a copy does not matter.
+    """
+    if not isinstance(autoencoder, nn.Module):
+        raise TypeError(f"need an nn.Module to hash its weights, got {type(autoencoder).__name__}")
+    encoder = getattr(autoencoder, "encoder", autoencoder)
+    config = getattr(autoencoder, "config", None)
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
+    return {
+        "class": type(autoencoder).__name__,
+        "sample_rate": autoencoder.sample_rate,
+        "hop": autoencoder.hop,
+        "latent_channels": autoencoder.latent_channels,
+        "config": json.loads(json.dumps(values)),  # tuples become lists, as when read from a file
+        "weights": tensors_hash(encoder.state_dict())[:16],
+    }
+
+
+def _settings_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One phrase for each setting of ``wanted`` that has another value in ``stored``."""
+    phrases = []
+    for key, value in wanted.items():
+        if isinstance(value, Mapping):
+            phrases += [f"{key}.{phrase}" for phrase in _settings_differences(stored.get(key, {}), value)]
+        elif stored.get(key) != value:
+            phrases.append(f"{key} is {stored.get(key)!r}, not {value!r}")
+    return phrases
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the store in ``folder``. Raises ``ValueError`` if there is none."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"store={folder}: not a latent store; make one with `python -m acestep preprocess SONGS {folder}`"
+        )
+    settings: Settings = json.loads(path.read_text(encoding="utf-8"))
+    return DEFAULT_SETTINGS | settings
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings of the store in ``folder``, which is created if needed."""
+    with atomic(folder / SETTINGS_FILE) as aside:
+        aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_settings(store: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where settings of the store differ from ``wanted``, such as ``autoencoder_settings()``."""
+    phrases = _settings_differences(read_settings(store), wanted)
+    if phrases:
+        raise ValueError(
+            f"store={store}: holds songs encoded otherwise ({'; '.join(phrases)}); name a new folder, or preprocess "
+            "the songs into one"
+        )
 
 
 def schema(channels: int) -> pa.Schema:
-    """The columns of a shard whose latents have ``channels`` numbers a frame."""
+    """The columns of a shard whose latents have ``channels`` channels."""
     latents = pa.list_(pa.list_(pa.float16(), channels))
     identity = {"source": pa.string(), "sha256": pa.string(), "seconds": pa.float64(), "frames": pa.int32()}
-    return pa.schema([*identity.items(), *WORDS.items(), *MEASURES.items(), *((name, latents) for name in LATENTS)])
+    columns = identity | TEXT_COLUMNS | AUDIO_COLUMNS | dict.fromkeys(LATENTS, latents)
+    return pa.schema(list(columns.items()))
 
 
 class LatentStore:
-    """A store, opened for reading. Opening maps one file and reads no latents.
+    """A store, opened for reading. Opening maps the index and reads no latents.
 
-    Songs are in the order of their names, whatever the order in which they were stored, so that a store that grew in
-    several runs is to training the same as one made at once.
+    Songs are sorted by name, whatever the order in which they were added, so that training does not depend on it.
+    Pickled as its path, and mapped again in the other process.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Open the store in ``folder``. Raises ``ValueError`` if there is none, or nothing in it."""
+        """Open the store in ``folder``. Raises ``ValueError`` if there is none, or no song in it."""
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
         self._paths = shard_paths(self.folder)
         if not self._paths:
             raise ValueError(f"store={folder}: no songs in it; run `python -m acestep preprocess` on a folder of songs")
-        self._index = open_index(self._paths)
+        self._index = _open_index(self._paths)
         self._shard_of, self._place_of = (self._index.column(name).to_numpy() for name in (SHARD, PLACE))
         self._shards: dict[int, Shard] = {}
 
     def __len__(self) -> int:
-        """How many songs."""
         return len(self._shard_of)
 
+    def __reduce__(self) -> tuple[type[LatentStore], tuple[Path]]:
+        return LatentStore, (self.folder,)
+
     @cached_property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> IntArray:
         """Latent frames of every song, (songs,)."""
-        return self._index.column("frames").to_numpy()
+        frames: IntArray = self._index.column("frames").to_numpy()
+        return frames
 
     @cached_property
     def sha256(self) -> list[str]:
         """Hash of the audio file of every song."""
         return self.column("sha256")
 
-    def column(self, name: str) -> list[Any]:
-        """One column of every song; ``None`` where a shard is older than the column."""
-        if name in self._index.column_names:
-            return self._index.column(name).to_pylist()
-        parts = [read_text(path, [name, "frames"]) for path in self._paths]
-        values = [part.column(name).to_pylist() if name in part.column_names else [None] * len(part) for part in parts]
-        return [values[shard][place] for shard, place in zip(self._shard_of, self._place_of, strict=True)]
-
     @property
     def frames_per_second(self) -> float:
-        """Latent frames in a second of audio."""
         return float(self.settings["sample_rate"]) / float(self.settings["hop"])
 
     @property
     def fingerprint(self) -> str:
-        """A short name for the settings that every row was encoded under."""
-        return fingerprint(self.settings)
+        """A short hash of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def column(self, name: str) -> list[Any]:
+        """One column of every song; ``None`` where a shard is older than the column."""
+        if name in self._index.column_names:
+            return self._index.column(name).to_pylist()
+        parts = [read_columns(path, [name, "frames"]) for path in self._paths]
+        values = [part.column(name).to_pylist() if name in part.column_names else [None] * len(part) for part in parts]
+        return [values[shard][place] for shard, place in zip(self._shard_of, self._place_of, strict=True)]
 
     def song(self, index: int) -> Song:
-        """The words of one song; ``seconds`` is its full duration."""
+        """The text of one song; ``seconds`` is its full duration."""
         shard, place = self._find(index)
         return Song(**{name: shard.columns[name][place].as_py() for name in SONG_FIELDS})
-
-    def row(self, index: int) -> Row:
-        """Every column of one song but the latents."""
-        shard, place = self._find(index)
-        return {name: column[place].as_py() for name, column in shard.columns.items()}
 
     def cell(self, index: int, name: str) -> Any:
         """One column of one song; ``None`` where its shard is older than the column."""
@@ -128,32 +203,19 @@ class LatentStore:
         column = shard.columns.get(name)
         return None if column is None else column[place].as_py()
 
-    def latents(self, index: int, first: int = 0, frames: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """``tensors`` as arrays; ``frames=None`` takes all from ``first`` on."""
-        mean, scale = self.tensors(index, first, int(self.frames[index]) - first if frames is None else frames)
-        return mean.numpy(), scale.numpy()
+    def latents(self, index: int, first: int = 0, frames: int | None = None) -> tuple[Tensor, Tensor]:
+        """Posterior mean and scale of a song from frame ``first`` on, (frames, channels), float16.
 
-    def tensors(self, index: int, first: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Posterior mean and scale of a piece of one song, (frames, channels) float16 each, at most to the song's end.
-
-        They are views into the file, read on use, and not to be written to.
+        At most ``frames`` frames. They are views of the mapped file, and must not be written to.
         """
         shard, place = self._find(index)
         start, end = int(shard.offsets[place]) + first, int(shard.offsets[place + 1])
-        end = min(end, start + frames)
+        end = end if frames is None else min(end, start + frames)
         return shard.mean[start:end], shard.scale[start:end]
 
     def check(self, wanted: Mapping[str, Any]) -> None:
-        """Refuse a store whose settings differ from ``wanted``, for instance ``autoencoder_settings(...)``."""
-        found = differences(self.settings, wanted)
-        if found:
-            raise ValueError(
-                f"store={self.folder}: encoded otherwise ({'; '.join(found)}); preprocess the songs into a new store"
-            )
-
-    def __reduce__(self) -> tuple[type[LatentStore], tuple[Path]]:
-        """Travel to other processes as a path, and be mapped anew there."""
-        return LatentStore, (self.folder,)
+        """See ``check_settings``."""
+        check_settings(self.folder, wanted)
 
     def _find(self, index: int) -> tuple[Shard, int]:
         if not 0 <= index < len(self):
@@ -161,7 +223,7 @@ class LatentStore:
         number = self._shard_of[index]
         shard = self._shards.get(number)
         if shard is None:
-            shard = self._shards[number] = open_shard(self._paths[number])
+            shard = self._shards[number] = Shard.open(self._paths[number])
         return shard, int(self._place_of[index])
 
 
@@ -170,54 +232,111 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("songs-*.parquet"))
 
 
-def write_shard(path: Path, rows: Sequence[Row], settings: Settings) -> None:
-    """Write ``rows`` as one shard: aside, then renamed, so that a shard is whole or absent.
-
-    ``mean`` and ``scale`` of a row are (frames, channels) arrays; they are stored as float16.
-    """
-    replace_shard(path, table(rows, settings))
-
-
-def table(rows: Sequence[Row], settings: Settings) -> pa.Table:
-    """``rows`` in the columns of a shard; what a row leaves out is null."""
-    channels = int(settings["latent_channels"])
-    wanted = schema(channels).with_metadata({"acestep": json.dumps(settings, sort_keys=True)})
-    columns = [
-        _latent_column([row[field.name] for row in rows], channels)
-        if field.name in LATENTS
-        else pa.array([row.get(field.name) for row in rows], field.type)
-        for field in wanted
-    ]
-    return pa.Table.from_arrays(columns, schema=wanted)
-
-
-def replace_shard(path: Path, content: pa.Table) -> None:
-    """Put ``content`` in the place of the shard at ``path``."""
+def write_shard(path: Path, content: pa.Table) -> None:
+    """Write ``content`` as the shard at ``path``; atomic."""
     with atomic(path) as aside:
         pq.write_table(content, aside, compression="zstd")
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Every row of a store but its latents, without opening it for training; none where it has no shard."""
-    return [row for path in shard_paths(folder) for row in read_text(path).to_pylist()]
+def shard_table(rows: Sequence[Row], settings: Settings) -> pa.Table:
+    """``rows`` in the columns of a shard; missing values are null.
+
+    ``mean`` and ``scale`` of a row are (frames, channels) arrays, stored as float16.
+    """
+    channels = int(settings["latent_channels"])
+    columns = schema(channels).with_metadata({"acestep": json.dumps(settings, sort_keys=True)})
+    values = [
+        _latent_column([row[field.name] for row in rows], channels)
+        if field.name in LATENTS
+        else pa.array([row.get(field.name) for row in rows], field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(values, schema=columns)
 
 
-def content_hash(folder: str | Path) -> str:
-    """A hash of every row of a store, whatever its order and its division into shards."""
-    return hashlib.sha256("".join(sorted(_row_hashes(Path(folder)))).encode()).hexdigest()
-
-
-def _row_hashes(folder: Path) -> Iterator[str]:
-    store = LatentStore(folder)
-    for index in range(len(store)):
-        digest = hashlib.sha256(json.dumps(store.row(index), sort_keys=True).encode())
-        for array in store.latents(index):
-            digest.update(array.tobytes())
-        yield digest.hexdigest()
-
-
-def _latent_column(arrays: Iterable[np.ndarray], channels: int) -> pa.ListArray:
+def _latent_column(arrays: Iterable[NDArray[Any]], channels: int) -> pa.ListArray:
     arrays = [np.asarray(array, dtype=np.float16) for array in arrays]
     offsets = np.cumsum([0] + [len(array) for array in arrays], dtype=np.int32)
     values = pa.array(np.concatenate(arrays).reshape(-1))
     return pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(values, channels))
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Every row of a store without its latents, read from the shards; empty where there is none."""
+    return [row for path in shard_paths(folder) for row in read_columns(path).to_pylist()]
+
+
+def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """The columns ``names`` of a shard, those that it has; all but the latents by default."""
+    with pq.ParquetFile(path) as file:
+        present = file.schema_arrow.names
+        wanted = [n for n in present if n not in LATENTS] if names is None else [n for n in names if n in present]
+        return file.read(wanted, use_threads=False)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard, memory-mapped. ``offsets`` count frames; its song ``i`` is ``mean[offsets[i]:offsets[i + 1]]``."""
+
+    columns: dict[str, pa.Array]
+    offsets: IntArray
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def open(cls, path: Path) -> Shard:
+        """Map the Arrow copy of the shard at ``path``."""
+        mirror = path.parent / MIRROR / f"{path.stem}-{_file_version(path)}.arrow"
+        table = _map_table(mirror, f"{path.stem}-*.arrow", lambda: pq.read_table(path))
+        columns = {name: table.column(name).chunk(0) for name in table.column_names}  # faster to index than a table
+        mean, scale = (columns.pop(name) for name in LATENTS)
+        return cls(columns, mean.offsets.to_numpy(), _flat_frames(mean), _flat_frames(scale))
+
+
+def _flat_frames(column: pa.ListArray) -> Tensor:
+    """All frames of all songs, (frames, channels)."""
+    frames = column.values
+    array = frames.values.to_numpy(zero_copy_only=True).reshape(-1, frames.type.list_size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _open_index(paths: Sequence[Path]) -> pa.Table:
+    """``INDEXED`` of all songs of the shards ``paths``, sorted by name, with ``SHARD`` and ``PLACE``."""
+    versions = "\n".join(f"{path.name} {_file_version(path)}" for path in paths)
+    name = f"index-{hashlib.sha256(versions.encode()).hexdigest()[:16]}.arrow"
+    return _map_table(paths[0].parent / MIRROR / name, "index-*.arrow", lambda: _make_index(paths))
+
+
+def _make_index(paths: Sequence[Path]) -> pa.Table:
+    parts = [read_columns(path, INDEXED).replace_schema_metadata() for path in paths]
+    counts = [len(part) for part in parts]
+    index = pa.concat_tables(parts, promote_options="default")
+    index = index.append_column(SHARD, pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), counts)))
+    index = index.append_column(PLACE, pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts])))
+    return index.combine_chunks().sort_by("source")
+
+
+def _file_version(path: Path) -> str:
+    state = path.stat()
+    return f"{state.st_size:x}-{state.st_mtime_ns:x}"
+
+
+def _map_table(path: Path, pattern: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """Map the Arrow file at ``path``; if there is none, write it first and delete outdated ones, by ``pattern``."""
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        with (path.parent / ".lock").open("w") as file:  # all processes of a loader need the same file at once
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists():
+                for outdated in [*path.parent.glob(pattern), *path.parent.glob(".[0-9]*")]:
+                    outdated.unlink(missing_ok=True)
+                write_arrow(path, make().combine_chunks())
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    """Write an uncompressed Arrow file; atomic."""
+    with atomic(path) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation: each makes and hears its share, all end with the same numbers."""
+"""Several processes on one evaluation: each generates and scores its share, and all end with the same numbers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def _alone() -> None:
-    """There is nobody to wait for."""
-
-
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that share an output folder.
 
     Attributes:
         rank: number of this process, from 0.
-        world: how many there are.
-        wait: returns when every process has called it.
+        world_size: number of processes.
+        barrier: returns when every process has called it.
     """
 
     rank: int = 0
-    world: int = 1
-    wait: Callable[[], None] = _alone
+    world_size: int = 1
+    barrier: Callable[[], None] = lambda: None
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part of the items: every ``world``-th."""
-        return items[self.rank :: self.world]
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of the items: every ``world_size``-th."""
+        return items[self.rank :: self.world_size]

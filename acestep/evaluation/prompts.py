@@ -1,4 +1,4 @@
-"""What is asked of a model, and what a person made of the same words: prompts from folders and lists."""
+"""Prompts of an evaluation from folders and lists, with recordings of the same descriptions as references."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.audio.audio import read_sound
-from acestep.data.sources import describe, find_songs
-from acestep.evaluation.files import digest
-from acestep.songs.lists import Line, read_songs
+from acestep.audio.audio import Audio, read_nonempty_audio
+from acestep.data.sources import find_songs
+from acestep.data.store import SETTINGS_FILE, LatentStore, autoencoder_settings
+from acestep.data.text import read_sidecars
+from acestep.evaluation.distributed import Ranks
+from acestep.evaluation.hashing import digest
+from acestep.pipeline.pipeline import Pipeline
+from acestep.songs import Song
+from acestep.songs.lists import SongListEntry, read_songs
 from acestep.synth.world import ANNOTATIONS, INSTRUMENTS
 from acestep.synth.write import write_world
-from acestep.types import Song
 from acestep.weights.checkpoint import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A song to ask for.
+class EvaluationPrompt:
+    """A song to generate.
 
     Attributes:
-        id: its name in tables, unique within an evaluation.
-        song: the words, and the seed that every cell of a sweep shares.
-        truth: JSON of what the oracles of the micro world look for; empty for other songs.
-        recording: a real song of these words: the reference of set distances and of the ceiling.
+        id: name in tables, unique within an evaluation.
+        song: the description, and the seed that all sweep points share.
+        truth: JSON of the micro world's facts, for its oracles; empty for other songs.
+        recording: a real song of this description: a reference for set distances and the ceiling.
     """
 
     id: str
@@ -34,10 +38,10 @@ class Prompt:
 
 
 class PromptSource(Protocol):
-    """Where prompts come from."""
+    """Source of prompts."""
 
-    def load(self, lengths: Lengths) -> list[Prompt]:
-        """The prompts, in a fixed order, at lengths that a checkpoint makes."""
+    def load(self, lengths: Lengths) -> list[EvaluationPrompt]:
+        """The prompts, in a fixed order, with durations that a checkpoint supports."""
         ...
 
 
@@ -47,10 +51,10 @@ class FolderPrompts:
 
     Attributes:
         path: the folder.
-        limit: most prompts, the first by name; 0 takes all.
-        seed: decides every song's noise, together with its name.
-        seconds: length to ask for; 0 asks for the recording's own where the checkpoint makes songs as long, else for
-            the checkpoint's usual length.
+        limit: maximum number of prompts, the first by name; 0 takes all.
+        seed: determines every song's noise, together with its name.
+        seconds: duration of all songs; 0 takes the recording's own if the checkpoint supports it, else the checkpoint's
+            default.
     """
 
     path: str
@@ -64,24 +68,23 @@ class FolderPrompts:
         if not isinstance(self.seconds, int | float) or not self.seconds >= 0:
             raise ValueError(f"eval.prompts.seconds={self.seconds}: need >= 0 (0: as long as the recording)")
 
-    def load(self, lengths: Lengths) -> list[Prompt]:
-        """One prompt for each recording."""
+    def load(self, lengths: Lengths) -> list[EvaluationPrompt]:
         root = Path(self.path)
-        found = find_songs(root, "eval.prompts.path")
-        return [self._prompt(file, root, lengths) for file in found[: self.limit or len(found)]]
+        files = find_songs(root, "eval.prompts.path")
+        return [self._prompt(file, root, lengths) for file in files[: self.limit or len(files)]]
 
-    def _prompt(self, file: Path, root: Path, lengths: Lengths) -> Prompt:
+    def _prompt(self, file: Path, root: Path, lengths: Lengths) -> EvaluationPrompt:
         name = file.relative_to(root).as_posix()
-        described = describe(file)
-        wanted = self.seconds or self._seconds(file)
-        if not self.seconds and not lengths.min_seconds <= wanted <= lengths.max_seconds:
-            wanted = lengths.default_seconds
-        song = replace(described.song, seconds=wanted, seed=seed_of(name, self.seed))
-        return Prompt(id=name, song=song, truth=described.truth, recording=file)
+        described = read_sidecars(file)
+        seconds = self.seconds or self._seconds(file)
+        if not self.seconds and not lengths.min_seconds <= seconds <= lengths.max_seconds:
+            seconds = lengths.default_seconds
+        song = replace(described.song, seconds=seconds, seed=song_seed(name, self.seed))
+        return EvaluationPrompt(id=name, song=song, truth=described.truth, recording=file)
 
     def _seconds(self, file: Path) -> float:
         try:
-            return read_sound(file).seconds
+            return read_nonempty_audio(file).seconds
         except ValueError as error:
             raise ValueError(f"eval.prompts.path={self.path}: {error}; mend it or take it out of the folder") from error
 
@@ -92,10 +95,10 @@ class MicroPrompts:
 
     Attributes:
         path: the folder.
-        songs: how many.
-        seed: of the world: another than training's gives songs that no training has seen.
-        instruments: what may play; empty for the world's usual ones.
-        annotation: how the songs are described: ``curated``, ``web`` or ``musician``.
+        songs: number of songs.
+        seed: of the songs: one that differs from the training set's gives unseen songs.
+        instruments: instruments to draw from; empty for the world's usual ones.
+        annotation: style of the descriptions: ``curated``, ``web`` or ``musician``.
     """
 
     path: str
@@ -108,8 +111,7 @@ class MicroPrompts:
         _check_whole("songs", self.songs, 1)
         _check_whole("seed", self.seed, 0)
 
-    def load(self, lengths: Lengths) -> list[Prompt]:
-        """One prompt for each song."""
+    def load(self, lengths: Lengths) -> list[EvaluationPrompt]:
         if self.annotation not in ANNOTATIONS:
             raise ValueError(f"eval.prompts.annotation={self.annotation}: not known; use {', '.join(ANNOTATIONS)}")
         annotation = ANNOTATIONS[self.annotation]
@@ -122,22 +124,21 @@ class MicroPrompts:
 
 @dataclass(frozen=True, kw_only=True)
 class ListPrompts:
-    """A list of songs as ``infer.py`` reads it, each with optionally an ``id`` and a ``recording``.
+    """A list of songs in the format of ``infer.py``, each optionally with an ``id`` and a ``recording``.
 
     Attributes:
         path: the file; recordings are relative to its folder.
-        seed: decides the noise of every song that names no seed itself.
+        seed: determines the noise of every song without a seed of its own.
     """
 
     path: str
     seed: int = 0
 
-    def load(self, lengths: Lengths) -> list[Prompt]:
-        """One prompt for each line."""
+    def load(self, lengths: Lengths) -> list[EvaluationPrompt]:
         if not Path(self.path).is_file():
             raise ValueError(f"eval.prompts.path={self.path}: no such file; name a .jsonl with one song on each line")
         try:
-            lines = read_songs(self.path, more=("id", "recording"))
+            lines = read_songs(self.path, extra_keys=("id", "recording"))
         except ValueError as error:
             raise ValueError(f"eval.prompts.path={str(error).removeprefix('songs=')}") from error
         prompts = [self._prompt(line) for line in lines]
@@ -145,29 +146,55 @@ class ListPrompts:
             raise ValueError(f"eval.prompts.path={self.path}: two lines have the same id; ids must be unique")
         return prompts
 
-    def _prompt(self, line: Line) -> Prompt:
+    def _prompt(self, line: SongListEntry) -> EvaluationPrompt:
         known = {field.name for field in fields(Song)}
         error = line.error
         if unknown := sorted(line.given - known):
             error = f"has {', '.join(unknown)}; prompts may have id, recording, {', '.join(sorted(known))}"
         if line.request is None or error:
             raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {error}")
-        name = line.more.get("id", f"{line.number:04d}")
+        name = line.extra.get("id", f"{line.number:04d}")
         song = Song(**{key: getattr(line.request, key) for key in known})
         if "seed" not in line.given:
-            song = replace(song, seed=seed_of(name, self.seed))
-        recording = Path(self.path).parent / line.more["recording"] if "recording" in line.more else None
+            song = replace(song, seed=song_seed(name, self.seed))
+        recording = Path(self.path).parent / line.extra["recording"] if "recording" in line.extra else None
         if recording is not None and not recording.is_file():
             raise ValueError(f"eval.prompts.path={self.path}: song {line.number}: {recording}: no such recording")
-        return Prompt(id=name, song=song, recording=recording)
+        return EvaluationPrompt(id=name, song=song, recording=recording)
 
 
-def _check_whole(key: str, value: Any, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        rule = "a whole number" if least is None else f"a whole number of at least {least}"
+def _check_whole(key: str, value: Any, minimum: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
+        rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
         raise ValueError(f"eval.prompts.{key}={value}: need {rule}")
 
 
-def seed_of(name: str, seed: int, take: int = 0) -> int:
-    """A song's seed from its name: it depends neither on its place in the list nor on who generates it."""
+def song_seed(name: str, seed: int, take: int = 0) -> int:
+    """A song's seed from its name, independent of its position in the list and of the process that generates it."""
     return int(digest(name, str(seed), str(take))[:8], 16) % 2**31
+
+
+def reference_recordings(path: str, pipeline: Pipeline, out: Path, ranks: Ranks) -> list[Path]:
+    """Recordings in ``path``; those of a latent store are decoded to ``out`` first, by all ranks together.
+
+    Decoded songs have the same autoencoder artefacts as generated ones, so a distance to them measures the generator.
+
+    Raises:
+        ValueError: nothing to compare with, or a store of another autoencoder.
+    """
+    root = Path(path)
+    if not (root / SETTINGS_FILE).is_file():
+        files = find_songs(root, "eval.reference")
+        if len(files) < 2:
+            raise ValueError(f"eval.reference={path}: fewer than 2 recordings there; name a folder of songs or a store")
+        return files
+    store = LatentStore(root)
+    store.check(autoencoder_settings(pipeline.autoencoder))
+    paths = [out / f"{sha256[:32]}.flac" for sha256 in store.sha256]
+    for index in ranks.shard(range(len(store))):
+        if not paths[index].is_file():
+            mean, _ = store.latents(index)
+            decoded = pipeline.decode(mean.float()[None])[0].cpu()
+            Audio(decoded.clamp(-1, 1), pipeline.autoencoder.sample_rate).save(paths[index])
+    ranks.barrier()
+    return paths

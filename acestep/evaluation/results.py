@@ -1,11 +1,11 @@
-"""What an evaluation found: a row for each song, distances for each cell, and the summary that is read first."""
+"""Results of an evaluation: a row for each song, scores of the set of songs at each sweep point, and their summary."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,85 +14,183 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from acestep.evaluation.advice import advice
-from acestep.evaluation.files import digest, finite_or_none
-from acestep.evaluation.rows import Row
+from acestep.evaluation.hashing import digest
+from acestep.evaluation.prompts import EvaluationPrompt
 from acestep.evaluation.statistics import (
+    SEED,
     Z95,
     Interval,
     bootstrap,
-    effect_size,
-    holm,
-    paired_difference,
-    prompts_needed,
-    sign_flip_test,
-    spread,
+    paired_tests,
+    population_std,
+    sample_size_warnings,
 )
-from acestep.evaluation.sweep import CEILING
-from acestep.files import atomic, write_json
-from acestep.modes import Memory
+from acestep.evaluation.sweep import ADAPTERS, CEILING
+from acestep.files import atomic, read_json, write_json
+from acestep.memory import MemoryMode
+from acestep.songs import AdapterUse, Request, Song
 
-SEED = 0
-"""Of every resampling, so that the same songs give the same summary."""
 HIGHEST, LOWEST, NEITHER = "highest", "lowest", "neither"
-"""Which values of a metric's headline are good: what a scorer may say of itself in ``goal``."""
+"""Which values of a metric are good: the values of a metric's ``goal``."""
+SUMMARY, SONGS = "summary.json", "songs.parquet"
+SONG_FIELDS = tuple(one.name for one in fields(Song))
+FILE_KEYS = {"points": "cells", "extractors": "ears"}
+"""Fields of :class:`EvaluationInfo` that have another key in ``summary.json``."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the numbers were measured with.
+class EvaluationInfo:
+    """Settings and models that the numbers of an evaluation depend on.
 
     Attributes:
-        weights: the checkpoint's name.
-        fingerprint: hash of all that decides the songs beside the requests.
-        sampler: what holds wherever the sweep says nothing.
-        cells: what the sweep set, by label.
-        ears: what listened for each metric, and the hash of its weights and preprocessing.
-        chance: scores of a guess, by metric.
-        left_out: metrics that could not be run, and why.
+        weights: name of the checkpoint.
+        fingerprint: hash of everything but the requests that the generated songs depend on.
+        sampler: ``repr`` of the sampler, before the sweep changes it.
+        points: settings of each sweep point, by its label.
+        extractors: name of each metric's feature extractor and hash of its weights and preprocessing.
+        chance: chance-level scores, by metric.
+        left_out: reason for each metric that did not run.
         goals: which values of each metric are good.
-        references: recordings that sets are compared with.
-        memory: what the weights were traded for, as ``memory=`` has it.
+        references: number of reference recordings.
+        memory: the ``memory=`` mode that the weights were loaded with.
     """
 
     weights: str
     fingerprint: str
     sampler: str
-    cells: Mapping[str, Mapping[str, Any]]
-    ears: Mapping[str, str]
+    points: Mapping[str, Mapping[str, Any]]
+    extractors: Mapping[str, str]
     chance: Mapping[str, Mapping[str, float]]
     left_out: Mapping[str, str]
     goals: Mapping[str, str] = field(default_factory=dict)
     references: int = 0
-    memory: str = Memory.full.value
+    memory: str = MemoryMode.full.value
 
-    def called(self, name: str) -> str:
-        """``name``, with what tells it from the same weights as they are."""
-        return name if self.memory == Memory.full.value else f"{name}, memory={self.memory}"
+    def display_name(self, name: str) -> str:
+        """``name`` with the memory mode where that is not ``full``."""
+        return name if self.memory == MemoryMode.full.value else f"{name}, memory={self.memory}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the keys of ``summary.json``."""
+        return {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationInfo:
+        """Inverse of :meth:`as_dict`; keys of other versions are ignored."""
+        keys = {one.name: FILE_KEYS.get(one.name, one.name) for one in fields(cls)}
+        return cls(**{name: values[key] for name, key in keys.items() if key in values})
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One song with its scores.
+
+    Attributes:
+        prompt: what was requested.
+        take: number of the song among those of its prompt.
+        point: label of the sweep point.
+        path: the audio file.
+        excluded: reason why there is no song.
+        scores: by ``METRIC.NAME``.
+        shuffled: the same against other songs' prompts.
+        unscored: reason for each metric that could not score the song.
+    """
+
+    prompt: EvaluationPrompt
+    take: int
+    point: str
+    path: Path | None
+    excluded: str
+    scores: Mapping[str, float]
+    shuffled: Mapping[str, float]
+    unscored: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def song_columns(self) -> dict[str, Any]:
+        """Fields of the song, by their columns in ``songs.parquet``."""
+        return {f"song.{name}": getattr(self.prompt.song, name) for name in SONG_FIELDS}
+
+    @property
+    def request_json(self) -> str:
+        """JSON of the request's fields that a :class:`Song` lacks, such as codes and adapters; empty without any."""
+        if not isinstance(self.prompt.song, Request):
+            return ""
+        request, default = asdict(self.prompt.song), asdict(Request())
+        more = {name: value for name, value in request.items() if name not in SONG_FIELDS and value != default[name]}
+        return json.dumps(more, sort_keys=True) if more else ""
+
+    @property
+    def request_key(self) -> str:
+        """The request as text that is hashed."""
+        return f"{self.prompt.id} {self.take} {self.song_columns}{self.request_json}"
+
+    def as_columns(self, folder: Path, settings: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+        """The row of ``songs.parquet``; audio inside ``folder`` is named relative to it."""
+        path = self.path
+        if path:
+            path = path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()
+        return {
+            "prompt": self.prompt.id,
+            "take": self.take,
+            "cell": self.point,
+            **{f"sampler.{key}": value for key, value in settings.items()},
+            **self.song_columns,
+            "request": self.request_json or None,
+            "audio": path.as_posix() if path else None,
+            "excluded": self.excluded or None,
+            "unheard": json.dumps(dict(self.unscored)) if self.unscored else None,
+            **{column: self.scores.get(column) for column in columns},
+            **{f"shuffled.{column}": self.shuffled.get(column) for column in columns},
+        }
+
+    @classmethod
+    def from_columns(cls, line: Mapping[str, Any], columns: Sequence[str], folder: Path) -> ResultRow:
+        """Inverse of :meth:`as_columns`, with the scores in ``columns``."""
+        song_fields = {name: line[f"song.{name}"] for name in SONG_FIELDS if f"song.{name}" in line}
+        more = json.loads(line.get("request") or "{}")
+        if uses := more.get(ADAPTERS):
+            more[ADAPTERS] = [AdapterUse(**use) for use in uses]
+        return cls(
+            prompt=EvaluationPrompt(
+                id=line["prompt"], song=Request(**song_fields, **more) if more else Song(**song_fields)
+            ),
+            take=line["take"],
+            point=line["cell"],
+            path=folder / line["audio"] if line["audio"] else None,
+            excluded=line["excluded"] or "",
+            unscored=json.loads(line.get("unheard") or "{}"),
+            scores={name: line[name] for name in columns if line.get(name) is not None},
+            shuffled={name: line[f"shuffled.{name}"] for name in columns if line.get(f"shuffled.{name}") is not None},
+        )
 
 
 @dataclass(frozen=True)
 class Results:
-    """Rows, and by cell and metric: distances between sets, and the same for random halves of the songs.
+    """All scores of an evaluation.
 
-    ``blocks`` are further parts of the summary, by name.
+    Attributes:
+        info: settings and models that the numbers depend on.
+        rows: the songs of all sweep points, and of the ceiling.
+        sets: scores of all songs of a sweep point together, by point, metric and name.
+        halves: set distances of random halves of the songs, by point and metric, for their standard errors.
+        extra: further parts of the summary, by name.
     """
 
-    setting: Setting
-    rows: Sequence[Row]
+    info: EvaluationInfo
+    rows: Sequence[ResultRow]
     sets: Mapping[str, Mapping[str, Mapping[str, float]]]
     halves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
-    blocks: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
     _intervals: dict[tuple[str, str, bool], Interval | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def cells(self) -> list[str]:
-        """Labels of the generated cells, in the sweep's order."""
-        return list(self.setting.cells)
+    def points(self) -> list[str]:
+        """Labels of the sweep points, in the sweep's order; the ceiling is not among them."""
+        return list(self.info.points)
 
     @cached_property
     def columns(self) -> list[str]:
-        """Every per-song score, headline of each metric first."""
+        """Names of all per-song scores, the headline of each metric first."""
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
 
     @property
@@ -103,18 +201,24 @@ class Results:
             first.setdefault(name.partition(".")[0], name)
         return list(first.values())
 
-    def values(self, column: str, cell: str, shuffled: bool = False) -> dict[str, float]:
+    def values(self, column: str, point: str, shuffled: bool = False) -> dict[str, float]:
         """Mean over takes of a score, by prompt; prompts without it are absent."""
         takes: dict[str, list[float]] = {}
         for row in self.rows:
             scores = row.shuffled if shuffled else row.scores
-            if row.cell == cell and math.isfinite(scores.get(column, math.nan)):
+            if row.point == point and math.isfinite(scores.get(column, math.nan)):
                 takes.setdefault(row.prompt.id, []).append(scores[column])
-        return {name: sum(found) / len(found) for name, found in takes.items()}
+        return {name: sum(scores) / len(scores) for name, scores in takes.items()}
 
-    def interval(self, column: str, cell: str, shuffled: bool = False) -> Interval | None:
-        """Mean over prompts with its 95 % interval; ``None`` where nothing was scored."""
-        key = column, cell, shuffled
+    def paired_values(self, column: str, point: str, base: Results, base_point: str) -> tuple[list[float], list[float]]:
+        """A score at ``point`` and at ``base_point`` of ``base``, over the prompts that have both."""
+        first, second = self.values(column, point), base.values(column, base_point)
+        shared = sorted(first.keys() & second.keys())
+        return [first[name] for name in shared], [second[name] for name in shared]
+
+    def interval(self, column: str, point: str, shuffled: bool = False) -> Interval | None:
+        """Mean over prompts with its 95 % confidence interval; ``None`` where nothing was scored."""
+        key = column, point, shuffled
         if key not in self._intervals:
             values = list(self.values(*key).values())
             self._intervals[key] = bootstrap(values, torch.Generator().manual_seed(SEED)) if values else None
@@ -122,155 +226,152 @@ class Results:
 
     def goal(self, column: str) -> str:
         """Which values of a score are good."""
-        return self.setting.goals.get(column.partition(".")[0], HIGHEST)
+        return self.info.goals.get(column.partition(".")[0], HIGHEST)
 
     def best(self, column: str) -> str:
-        """The cell with the best mean; the first where no value is better than another."""
-        means = {cell: found.mean for cell in self.cells if (found := self.interval(column, cell))}
+        """The sweep point with the best mean; the first point where neither direction is good."""
+        means = {point: interval.mean for point in self.points if (interval := self.interval(column, point))}
         if not means:
             raise ValueError(f"{column}: no song was scored by it; the evaluation has {', '.join(self.columns)}")
-        goal = self.goal(column)
-        if goal == NEITHER:
-            return next(iter(means))
-        return (min if goal == LOWEST else max)(means, key=means.__getitem__)
+        return next(iter(means)) if self.goal(column) == NEITHER else _best(means, self.goal(column))
+
+    def set_scores(self, point: str, metric: str) -> Mapping[str, float]:
+        """The numbers of a set metric at a sweep point; empty without any."""
+        return self.sets.get(point, {}).get(metric, {})
+
+    def set_columns(self, point: str) -> dict[str, float]:
+        """All numbers of set metrics at a sweep point, by ``METRIC.NAME``."""
+        metrics = self.sets.get(point, {}).items()
+        return {f"{metric}.{name}": value for metric, values in metrics for name, value in values.items()}
 
     @property
     def set_metrics(self) -> list[str]:
-        """Metrics with numbers of whole cells."""
-        return list(dict.fromkeys(metric for cell in self.cells for metric in self.sets.get(cell, {})))
+        """Metrics that score all songs of a sweep point together."""
+        return list(dict.fromkeys(metric for point in self.points for metric in self.sets.get(point, {})))
+
+    @property
+    def set_only_metrics(self) -> list[str]:
+        """Set metrics that score no single songs."""
+        songwise = {column.partition(".")[0] for column in self.headlines}
+        return [metric for metric in self.set_metrics if metric not in songwise]
 
     def set_headline(self, metric: str) -> str:
-        """The first number that a metric gives of a cell."""
-        return next(name for cell in self.cells for name in self.sets.get(cell, {}).get(metric, {}))
+        """Name of a set metric's first number."""
+        return next(name for point in self.points for name in self.set_scores(point, metric))
 
     def best_set(self, metric: str) -> tuple[str, float]:
-        """The cell with a metric's best number, and the number."""
+        """The sweep point with the best value of a set metric, and the value."""
         name = self.set_headline(metric)
-        found = {cell: self.sets.get(cell, {}).get(metric, {}) for cell in self.cells}
-        values = {cell: one[name] for cell, one in found.items() if name in one}
-        best = (min if self.goal(metric) == LOWEST else max)(values, key=values.__getitem__)
+        values = {point: one[name] for point in self.points if name in (one := self.set_scores(point, metric))}
+        best = _best(values, self.goal(metric))
         return best, values[best]
 
     def summary(self) -> dict[str, Any]:
-        """Everything that is quoted, JSON-ready; the same songs give the same summary, byte for byte."""
+        """All numbers that are reported, JSON-ready; equal songs give an equal summary, byte for byte."""
         return self._summary
 
     @cached_property
     def _summary(self) -> dict[str, Any]:
+        keys = [{"prompt": row.prompt.id, "take": row.take, "cell": row.point} for row in self.rows]
         return {
-            "setting": asdict(self.setting),
+            "setting": self.info.as_dict(),
             "songs": {
                 "requested": len(self.rows),
                 "generated": sum(1 for row in self.rows if row.path),
-                "scored": sum(1 for row in self.rows if row.path and not row.unheard),
+                "scored": sum(1 for row in self.rows if row.path and not row.unscored),
                 "excluded": [
-                    {"prompt": row.prompt.id, "take": row.take, "cell": row.cell, "reason": row.excluded}
-                    for row in self.rows
-                    if row.excluded
+                    {**key, "reason": row.excluded} for key, row in zip(keys, self.rows, strict=True) if row.excluded
                 ],
                 "unheard": [
-                    {"prompt": row.prompt.id, "take": row.take, "cell": row.cell, "metric": metric, "reason": reason}
-                    for row in self.rows
-                    for metric, reason in row.unheard.items()
+                    {**key, "metric": metric, "reason": reason}
+                    for key, row in zip(keys, self.rows, strict=True)
+                    for metric, reason in row.unscored.items()
                 ],
             },
-            "cells": [self._cell(label) for label in self.cells],
-            "ceiling": self._cell(CEILING) if CEILING in self.sets else None,
+            "cells": [self._point_summary(point) for point in self.points],
+            "ceiling": self._point_summary(CEILING) if CEILING in self.sets else None,
             "differences": self._differences(),
             "set_differences": self._set_differences(),
-            "advice": self._advice(),
-            **self.blocks,
+            "advice": sample_size_warnings(
+                len({row.prompt.id for row in self.rows if row.point != CEILING}), self.sets.get(self.points[0], {})
+            ),
+            **self.extra,
         }
 
     def write(self, folder: str | Path) -> None:
-        """``summary.json`` and ``songs.parquet``."""
-        write_json(Path(folder) / "summary.json", self.summary())
-        with atomic(Path(folder) / "songs.parquet") as aside:
-            pq.write_table(pa.Table.from_pylist([self._record(row, Path(folder)) for row in self.rows]), aside)
+        """Write ``summary.json`` and ``songs.parquet``."""
+        folder = Path(folder)
+        write_json(folder / SUMMARY, self.summary())
+        lines = [row.as_columns(folder, self.info.points.get(row.point, {}), self.columns) for row in self.rows]
+        with atomic(folder / SONGS) as aside:
+            pq.write_table(pa.Table.from_pylist(lines), aside)
 
-    def _cell(self, label: str) -> dict[str, Any]:
+    def _point_summary(self, point: str) -> dict[str, Any]:
         scores = {}
         for column in self.columns:
-            found, control = self.interval(column, label), self.interval(column, label, shuffled=True)
-            scores[column] = {**_described(found), "shuffled": _described(control) if control else None}
-        settings, halves = self.setting.cells.get(label, {}), self.halves.get(label, {})
-        sets = {
-            f"{metric}.{name}": finite_or_none(value)
-            for metric, values in self.sets.get(label, {}).items()
-            for name, value in values.items()
+            interval, shuffled = self.interval(column, point), self.interval(column, point, shuffled=True)
+            scores[column] = {
+                **(interval.as_dict() if interval else NO_SCORE),
+                "shuffled": shuffled.as_dict() if shuffled else None,
+            }
+        return {
+            "label": point,
+            "settings": self.info.points.get(point, {}),
+            "sha256": self.point_hash(point),
+            "scores": scores,
+            "sets": {name: finite_or_none(value) for name, value in self.set_columns(point).items()},
+            "halves": self.halves.get(point, {}),
         }
-        described = {"label": label, "settings": settings, "sha256": self.decided_by(label)}
-        return described | {"scores": scores, "sets": sets, "halves": halves}
 
-    def decided_by(self, cell: str) -> str:
-        """Hash of all that decided a cell's numbers: networks, settings, what was asked for, and who listened."""
-        songs = sorted(row.asked for row in self.rows if row.cell == cell)
-        made = self.setting.fingerprint, self.setting.sampler, str(self.setting.cells.get(cell, CEILING))
-        return digest(*made, *songs, str(sorted(self.setting.ears.items())), str(self.setting.references))
+    def point_hash(self, point: str) -> str:
+        """SHA-256 over everything that a sweep point's numbers depend on.
 
-    def _advice(self) -> list[str]:
-        prompts = len({row.prompt.id for row in self.rows if row.cell != CEILING})
-        return advice(prompts, self.sets.get(self.cells[0], {}))
+        That is: networks, sampler, settings, requests, feature extractors, and the number of references.
+        """
+        requests = sorted(row.request_key for row in self.rows if row.point == point)
+        generation = self.info.fingerprint, self.info.sampler, str(self.info.points.get(point, CEILING))
+        extractors = str(sorted(self.info.extractors.items()))
+        return digest(*generation, *requests, extractors, str(self.info.references))
 
     def _differences(self) -> list[dict[str, Any]]:
-        """Headline scores of every cell against the first, paired by prompt; p-values corrected over all of them."""
-        found = []
-        for column in self.headlines:
-            base = self.values(column, self.cells[0])
-            for cell in self.cells[1:]:
-                other = self.values(column, cell)
-                shared = sorted(base.keys() & other.keys())
-                if shared:
-                    pair = [other[name] for name in shared], [base[name] for name in shared]
-                    found.append({"score": column, "cell": cell, "against": self.cells[0], **paired(*pair)})
-        corrected = holm([one["p"] for one in found])
-        return [{**one, "p_holm": p} for one, p in zip(found, corrected, strict=True)]
+        """Headline scores of every point minus the first point's, paired by prompt; p-values corrected over all."""
+        first = self.points[0]
+        pairs = {
+            (column, point): self.paired_values(column, point, self, first)
+            for column in self.headlines
+            for point in self.points[1:]
+        }
+        return [
+            {"score": column, "cell": point, "against": first, **test}
+            for (column, point), test in paired_tests(pairs).items()
+        ]
 
     def _set_differences(self) -> list[dict[str, Any]]:
-        """Set distances of every cell against the first, with the error over the same halves of the songs."""
-        found = []
-        base = self.halves.get(self.cells[0], {})
-        for metric, halves in base.items():
-            for cell in self.cells[1:]:
-                other = self.halves.get(cell, {}).get(metric, [])
-                if halves and len(other) == len(halves):
-                    name = next(iter(self.sets[cell][metric]))
-                    change = self.sets[cell][metric][name] - self.sets[self.cells[0]][metric][name]
-                    error = spread([a - b for a, b in zip(other, halves, strict=True)])
+        """Set distances of every point minus the first point's; the error is that over the same halves of the songs."""
+        differences = []
+        first = self.points[0]
+        for metric, halves in self.halves.get(first, {}).items():
+            for point in self.points[1:]:
+                others = self.halves.get(point, {}).get(metric, [])
+                if halves and len(others) == len(halves):
+                    name = next(iter(self.sets[point][metric]))
+                    change = self.sets[point][metric][name] - self.sets[first][metric][name]
+                    error = population_std([a - b for a, b in zip(others, halves, strict=True)])
                     bounds = [change - Z95 * error, change + Z95 * error]
-                    one = {"distance": f"{metric}.{name}", "cell": cell, "against": self.cells[0]}
-                    found.append({**one, "mean": change, "ci95": bounds})
-        return found
-
-    def _record(self, row: Row, folder: Path) -> dict[str, Any]:
-        return {
-            "prompt": row.prompt.id,
-            "take": row.take,
-            "cell": row.cell,
-            **{f"sampler.{path}": value for path, value in self.setting.cells.get(row.cell, {}).items()},
-            **row.words,
-            "request": row.beside_words or None,
-            "audio": _placed(row.path, folder) if row.path else None,
-            "excluded": row.excluded or None,
-            "unheard": json.dumps(dict(row.unheard)) if row.unheard else None,
-            **{column: row.scores.get(column) for column in self.columns},
-            **{f"shuffled.{column}": row.shuffled.get(column) for column in self.columns},
-        }
+                    key = {"distance": f"{metric}.{name}", "cell": point, "against": first}
+                    differences.append({**key, "mean": change, "ci95": bounds})
+        return differences
 
 
-def _placed(path: Path, folder: Path) -> str:
-    """``path`` as seen from ``folder``; a recording that lies elsewhere is named in full."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.absolute().as_posix()
+NO_SCORE = {"mean": None, "ci95": None, "n": 0, "reason": "no song was scored"}
 
 
-def _described(found: Interval | None) -> dict[str, Any]:
-    if found is None:
-        return {"mean": None, "ci95": None, "n": 0, "reason": "no song was scored"}
-    return {"mean": found.mean, "ci95": found.bounds, "n": found.n}
+def _best(values: Mapping[str, float], goal: str) -> str:
+    return (min if goal == LOWEST else max)(values, key=values.__getitem__)
 
 
-def by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
-    """Metrics by why they are left out: one missing file may be missed by several."""
+def metrics_by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Metrics that did not run, by the reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         reasons.setdefault(reason, []).append(name)
@@ -278,22 +379,84 @@ def by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def comparable(column: str, a: Results, b: Results) -> bool:
-    """Whether one ear gave a score in both: the numbers of two scorers have nothing to do with each other."""
-    ears = [one.setting.ears.get(column.partition(".")[0]) for one in (a, b)]
-    return ears[0] == ears[1] is not None and column in a.columns and column in b.columns
+    """Whether both have a score, from the same feature extractor: scores of different ones cannot be compared."""
+    first, second = (one.info.extractors.get(column.partition(".")[0]) for one in (a, b))
+    return first == second is not None and column in a.columns and column in b.columns
 
 
-def paired(values: Sequence[float], against: Sequence[float]) -> dict[str, Any]:
-    """The mean difference of paired scores with its interval, effect size d_z and p-value.
+def merge_results(named: Mapping[str, Results], axis: str = "weights") -> Results:
+    """Results on the same prompts as one sweep, with ``axis`` as its outermost setting.
 
-    ``prompts_needed`` says how many prompts would show an effect of the size found, four times in five.
+    The ceiling is that of the first: the recordings through its autoencoder.
+
+    Args:
+        named: results by the value of ``axis``, such as the checkpoint's name.
+        axis: name of the setting in which they differ.
     """
-    change = paired_difference(values, against, torch.Generator().manual_seed(SEED))
-    differences = [a - b for a, b in zip(values, against, strict=True)]
-    effect = effect_size(differences)
-    return {
-        **_described(change),
-        "effect": effect,
-        "prompts_needed": prompts_needed(effect) if effect else None,
-        "p": sign_flip_test(differences, torch.Generator().manual_seed(SEED)),
+    first = next(iter(named.values()))
+    points: dict[str, Mapping[str, Any]] = {}
+    rows: list[ResultRow] = []
+    sets: dict[str, Any] = {}
+    halves: dict[str, Any] = {}
+    for name, results in named.items():
+        for point, settings in results.info.points.items():
+            label = f"{axis}={name}, {point}" if settings else f"{axis}={name}"
+            points[label] = {axis: name, **settings}
+            rows += [replace(row, point=label) for row in results.rows if row.point == point]
+            sets |= {label: results.sets[point]} if point in results.sets else {}
+            halves |= {label: results.halves[point]} if point in results.halves else {}
+    rows += [row for row in first.rows if row.point == CEILING]
+    sets |= {CEILING: first.sets[CEILING]} if CEILING in first.sets else {}
+    info = replace(
+        first.info,
+        weights=", ".join(named) if axis == "weights" else first.info.weights,
+        fingerprint=", ".join(results.info.fingerprint for results in named.values()),
+        points=points,
+        left_out={name: reason for results in named.values() for name, reason in results.info.left_out.items()},
+    )
+    extra = {
+        part: {name: results.extra[part] for name, results in named.items() if part in results.extra}
+        for part in dict.fromkeys(part for results in named.values() for part in results.extra)
     }
+    return Results(info, rows, sets, halves, extra)
+
+
+def read_results(folder: str | Path) -> Results:
+    """Read what :meth:`Results.write` wrote. Raises ``ValueError`` if a file is missing."""
+    folder = Path(folder)
+    for name in (SUMMARY, SONGS):
+        if not (folder / name).is_file():
+            raise ValueError(f"compare={folder}: no finished evaluation there ({folder / name} is missing)")
+    summary = read_json(folder / SUMMARY)
+    points = [*summary["cells"], *([summary["ceiling"]] if summary["ceiling"] else [])]
+    columns = list(points[0]["scores"])
+    sets: dict[str, dict[str, dict[str, float]]] = {point["label"]: {} for point in points}
+    for point in points:
+        for column, value in point["sets"].items():
+            metric, _, name = column.partition(".")
+            if value is not None:
+                sets[point["label"]].setdefault(metric, {})[name] = value
+    return Results(
+        EvaluationInfo.from_dict(summary["setting"]),
+        [ResultRow.from_columns(line, columns, folder) for line in pq.read_table(folder / SONGS).to_pylist()],
+        sets,
+        {point["label"]: point.get("halves", {}) for point in points},
+    )
+
+
+def named_results(folders: Sequence[str | Path]) -> dict[str, Results]:
+    """The results in each folder, by the shortest end of its path that is unique.
+
+    The memory mode is part of the name where it is not ``full``.
+    """
+    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    named = {"/".join(path.parts[-depth:]): read_results(path) for path in paths}
+    return {results.info.display_name(name): results for name, results in named.items()}
+
+
+def finite_or_none(value: float) -> float | None:
+    """``None`` for NaN and infinities, which JSON lacks."""
+    return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""An evaluation: prompts × cells through ``pipeline.generate``, every metric on the same audio, all of it resumable."""
+"""An evaluation: prompts × sweep points through ``pipeline.generate``, all metrics on the same audio; resumable."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from acestep.evaluation.distributed import Ranks
 from acestep.evaluation.embedders.base import MissingWeightsError
-from acestep.evaluation.embedders.cache import HearingStore
-from acestep.evaluation.metrics.base import Scorer
-from acestep.evaluation.prompts import Prompt, PromptSource
-from acestep.evaluation.references import reference_recordings
-from acestep.evaluation.results import HIGHEST, Results, Setting, by_reason
-from acestep.evaluation.samples import Clip, ClipStore, Listen
+from acestep.evaluation.embedders.cache import FeatureCache
+from acestep.evaluation.metrics.base import Metric
+from acestep.evaluation.prompts import EvaluationPrompt, PromptSource, reference_recordings
+from acestep.evaluation.results import HIGHEST, LOWEST, NEITHER, EvaluationInfo, Results, metrics_by_reason
+from acestep.evaluation.samples import Clip, ClipStore, OnSong
 from acestep.evaluation.scoring import Scoring
-from acestep.evaluation.sweep import CEILING, Cell, cells_of
+from acestep.evaluation.sweep import CEILING, SweepPoint, sweep_points
 from acestep.flow.sampler import Sampler
 from acestep.pipeline.pipeline import Pipeline
 from acestep.weights.checkpoint import Lengths
@@ -26,33 +25,29 @@ from acestep.weights.checkpoint import Lengths
 log = logging.getLogger(__name__)
 
 
-class MetricSpec(Protocol):
-    """Configuration of a metric."""
-
-    def load(self) -> Scorer:
-        """The scorer; :class:`MissingWeightsError` where its weights cannot be had."""
-        ...
+GOALS = {True: HIGHEST, False: LOWEST, None: NEITHER}
+"""Values of :attr:`.Metric.higher_is_better` as ``summary.json`` has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What to ask, under which settings, and how to score.
+    """Prompts, sweep points and metrics of an evaluation.
 
     Attributes:
-        prompts: where prompts come from.
-        metrics: metric by the name that its columns get.
-        sweep: lists of values over the sampler's fields; see :func:`acestep.evaluation.sweep.cells_of`.
-        reference: folder of recordings, or latent store, that sets are compared with; empty takes the prompts' own
+        prompts: source of the prompts.
+        metrics: metrics by the name of their columns; ``None`` switches one off.
+        sweep: lists of values over the sampler's fields; see :func:`acestep.evaluation.sweep.sweep_points`.
+        reference: folder of recordings, or latent store, that sets are compared with; empty takes the prompts'
             recordings.
         takes: songs for each prompt, from different noise.
-        batch_size: songs made at a time; changes the speed only.
-        ceiling: whether the recordings are scored through the autoencoder as well, where prompts have recordings.
-        available_only: leave out, and name, metrics whose weights are missing, instead of stopping.
+        batch_size: songs generated at a time; changes the speed only.
+        ceiling: whether to score the recordings' round trip through the autoencoder too, an upper bound.
+        available_only: leave out metrics whose weights are missing, with a warning, instead of raising.
         songs_in_report: prompts with players in ``report.html``.
     """
 
     prompts: PromptSource
-    metrics: Mapping[str, MetricSpec]
+    metrics: Mapping[str, Metric | None]
     sweep: Mapping[str, Any] = field(default_factory=dict)
     reference: str = ""
     takes: int = 1
@@ -65,13 +60,15 @@ class Evaluation:
         check_counts(self, takes=1, batch_size=1, songs_in_report=0)
 
     def __call__(self, pipeline: Pipeline, sampler: Sampler, out: str | Path, ranks: Ranks | None = None) -> Results:
-        """Make what ``out`` does not hold yet, score it, and return everything; reports are written by the caller.
+        """Generate the songs that ``out`` lacks and score all of them; writes no report. All ranks return the same.
 
-        Every rank gets the same results.
+        Raises:
+            MissingWeightsError: a metric's weights are missing, without ``available_only``.
+            ValueError: no prompts, or no song could be generated.
         """
         ranks = ranks or Ranks()
-        cells = cells_of(sampler, self.sweep)
-        scorers, left_out = load_scorers(self.metrics, self.available_only)
+        points = sweep_points(sampler, self.sweep)
+        metrics, left_out = load_metrics(self.metrics, self.available_only)
         prompts = load_prompts(self.prompts, pipeline.lengths, ranks)
         if not prompts:
             raise ValueError("eval.prompts: holds no prompts; name a folder or a list with at least one song")
@@ -80,95 +77,101 @@ class Evaluation:
         else:
             references = [prompt.recording for prompt in prompts if prompt.recording]
         store = ClipStore(Path(out) / "clips", pipeline, self.batch_size)
-        scoring = Scoring(scorers, HearingStore(Path(out) / "heard"), references)
-        left_out |= scoring.unscorable(prompts, self.takes)
-        tell_left_out(left_out)
+        scoring = Scoring(metrics, FeatureCache(Path(out) / "heard"), references)
+        left_out |= scoring.remove_inapplicable(prompts, self.takes)
+        log_left_out(left_out)
         scoring.prepare(ranks)
         if not ranks.rank:
-            scoring.keep_statistics(Path(out) / "statistics")
-        clips = self._clips(store, prompts, cells, ranks, scoring.listen)
-        made = [clip for cell in cells for clip in clips[cell.label]]
-        if all(clip.excluded for clip in made):
-            raise ValueError(f"eval.prompts: none of the {len(made)} songs could be made: {made[0].excluded}")
+            scoring.write_statistics(Path(out) / "statistics")
+        clips = self._generate(store, prompts, points, ranks, scoring.extract_from)
+        requested = [clip for point in points for clip in clips[point.label]]
+        if all(clip.excluded for clip in requested):
+            raise ValueError(f"eval.prompts: none of the {len(requested)} songs could be generated: {requested[0].excluded}")
         started = perf_counter()
-        scoring.hear([clip for made in clips.values() for clip in made], ranks)
-        ranks.wait()
-        rows = {label: list(scoring.rows(made)) for label, made in clips.items()}
-        sets = {label: scoring.sets(made, rows[label]) for label, made in clips.items()}
+        scoring.extract([clip for one in clips.values() for clip in one], ranks)
+        ranks.barrier()
+        rows = {label: list(scoring.rows(one)) for label, one in clips.items()}
+        sets = {label: scoring.sets(one, rows[label]) for label, one in clips.items()}
         log.info("scored %d songs in %.1f s", sum(map(len, rows.values())), perf_counter() - started)
-        settings = Setting(
+        info = EvaluationInfo(
             weights=pipeline.checkpoint.name,
             fingerprint=store.fingerprint,
             sampler=repr(sampler),
-            cells={cell.label: cell.settings for cell in cells},
+            points={point.label: point.settings for point in points},
             references=len(references),
-            **told_of(scorers, left_out),
+            **metric_info(metrics, left_out),
         )
-        halves = {cell.label: scoring.halves(clips[cell.label]) for cell in cells}
-        return Results(settings, [row for found in rows.values() for row in found], sets, halves)
+        halves = {point.label: scoring.halves(clips[point.label]) for point in points}
+        return Results(info, [row for one in rows.values() for row in one], sets, halves)
 
-    def _clips(
-        self, store: ClipStore, prompts: Sequence[Prompt], cells: Sequence[Cell], ranks: Ranks, listen: Listen
+    def _generate(
+        self,
+        store: ClipStore,
+        prompts: Sequence[EvaluationPrompt],
+        points: Sequence[SweepPoint],
+        ranks: Ranks,
+        on_song: OnSong,
     ) -> dict[str, list[Clip]]:
-        """Clips of every cell, made by all ranks together and heard by ``listen``; the ceiling last."""
-        planned = {cell.label: store.planned(prompts, cell, self.takes) for cell in cells}
+        """Clips of every sweep point by its label, generated by all ranks together; the ceiling last."""
+        planned = {point.label: store.plan(prompts, point, self.takes) for point in points}
         recorded = [prompt for prompt in prompts if prompt.recording]
         if self.ceiling and recorded:
-            planned[CEILING] = store.planned(recorded, Cell(CEILING, {}, None))
+            planned[CEILING] = store.plan(recorded, SweepPoint(CEILING, {}, None))
         started = perf_counter()
         for clips in planned.values():
-            store.fill(clips, ranks, listen)
-        log.info("made and heard %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
-        ranks.wait()
-        return {label: store.settled(clips) for label, clips in planned.items()}
+            store.generate(clips, ranks, on_song)
+        log.info("generated %d songs in %.1f s", sum(map(len, planned.values())), perf_counter() - started)
+        ranks.barrier()
+        return {label: store.with_reasons(clips) for label, clips in planned.items()}
 
 
-def told_of(scorers: Mapping[str, Scorer], left_out: Mapping[str, str]) -> dict[str, Any]:
-    """What a :class:`Setting` says of scorers: who listens, what a guess scores, which values are good, who is out."""
-    scorers = {name: scorer for name, scorer in scorers.items() if name not in left_out}
+def metric_info(metrics: Mapping[str, Metric], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of :class:`EvaluationInfo` about metrics."""
+    used = {name: metric for name, metric in metrics.items() if name not in left_out}
+    extractors = {name: metric.extractor for name, metric in used.items()}
     return {
         "left_out": left_out,
-        "ears": {name: f"{scorer.ear.name} {scorer.ear.fingerprint[:12]}" for name, scorer in scorers.items()},
-        "chance": {name: dict(getattr(scorer, "chance", {})) for name, scorer in scorers.items()},
-        "goals": {name: getattr(scorer, "goal", HIGHEST) for name, scorer in scorers.items()},
+        "extractors": {name: f"{one.name} {one.fingerprint[:12]}" for name, one in extractors.items()},
+        "chance": {name: dict(metric.chance) for name, metric in used.items()},
+        "goals": {name: GOALS[metric.higher_is_better] for name, metric in used.items()},
     }
 
 
-def tell_left_out(left_out: Mapping[str, str]) -> None:
-    """A line for each reason why metrics are left out."""
-    for reason, names in by_reason(left_out).items():
+def log_left_out(left_out: Mapping[str, str]) -> None:
+    """A warning for each reason to leave out metrics."""
+    for reason, names in metrics_by_reason(left_out).items():
         log.warning("left out: %s: %s", ", ".join(names), reason)
 
 
-def check_counts(evaluation: object, **least: int) -> None:
-    """Refuse a count of ``evaluation`` that is below its least."""
-    for name, lowest in least.items():
-        if getattr(evaluation, name) < lowest:
-            raise ValueError(f"eval.{name}={getattr(evaluation, name)}: need at least {lowest}")
+def check_counts(evaluation: object, **minima: int) -> None:
+    """Raise ``ValueError`` for a field of ``evaluation`` below its minimum."""
+    for name, minimum in minima.items():
+        if getattr(evaluation, name) < minimum:
+            raise ValueError(f"eval.{name}={getattr(evaluation, name)}: need at least {minimum}")
 
 
-def load_prompts(source: PromptSource, lengths: Lengths, ranks: Ranks) -> list[Prompt]:
-    """The prompts; a source that writes files does so on the first rank, and the others find them there."""
+def load_prompts(source: PromptSource, lengths: Lengths, ranks: Ranks) -> list[EvaluationPrompt]:
+    """The prompts; a source that writes files does so on the first rank, before the others read them."""
     if ranks.rank:
-        ranks.wait()
+        ranks.barrier()
         return source.load(lengths)
     prompts = source.load(lengths)
-    ranks.wait()
+    ranks.barrier()
     return prompts
 
 
-def load_scorers(
-    specs: Mapping[str, MetricSpec | None], available_only: bool
-) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """Scorers by name, and why the others are left out. A metric set to ``None`` is switched off without a word."""
-    scorers, left_out = {}, {}
-    for name, spec in specs.items():
-        if spec is None:
+def load_metrics(
+    metrics: Mapping[str, Metric | None], available_only: bool
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Loaded metrics by name, and the reason for each that is left out. A metric that is ``None`` is switched off."""
+    loaded, left_out = {}, {}
+    for name, metric in metrics.items():
+        if metric is None:
             continue
         try:
-            scorers[name] = spec.load()
+            loaded[name] = metric.load()
         except MissingWeightsError as error:
             if not available_only:
                 raise MissingWeightsError(f"metrics.{name}: {error}; or add available_only=true") from error
             left_out[name] = str(error)
-    return scorers, left_out
+    return loaded, left_out

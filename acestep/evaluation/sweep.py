@@ -1,4 +1,4 @@
-"""The columns of an evaluation: one sampler each, made from a base sampler by the values of a sweep."""
+"""The points of a sweep: each is a sampler and changes to every song, under which all prompts are generated."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from itertools import product
 from typing import Any
 
 from acestep.flow.sampler import Sampler
-from acestep.types import AdapterUse, Song
+from acestep.songs import AdapterUse, Song
 
 CEILING = "ceiling"
+"""Label of the reference recordings after encoding and decoding by the autoencoder."""
 SONG, ADAPTERS = "song", "adapters"
-"""The parts of a sweep that change what is asked for: ``sweep.song.seconds=[30,120]``, and lists of adapters."""
+"""Keys of a sweep that change the request: ``sweep.song.seconds=[30,120]``, and lists of adapters."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepPoint:
     """One setting under which every prompt is generated.
 
     Attributes:
         label: its name in tables, such as ``guidance.scale=4``.
-        settings: what the sweep set, by dotted path; empty without a sweep.
-        sampler: how songs are made. ``None`` makes none: the recordings through the autoencoder, the best that any
-            sampler could do.
-        song: fields of every prompt's song that are replaced, its adapters among them.
+        settings: the swept values, by dotted key; empty without a sweep.
+        sampler: generates the songs; ``None`` encodes and decodes the recordings instead.
+        song: values that replace fields of every prompt's song, its adapters among them.
     """
 
     label: str
@@ -33,42 +33,53 @@ class Cell:
     song: dict[str, Any] = field(default_factory=dict)
 
 
-def cells_of(sampler: Sampler, sweep: Mapping[str, Any]) -> list[Cell]:
-    """Every combination of the sweep's values, the last key varying fastest; ``sampler`` alone without a sweep.
+def sweep_points(sampler: Sampler, sweep: Mapping[str, Any]) -> list[SweepPoint]:
+    """Every combination of the sweep's values, the last key varying fastest; only ``sampler`` without a sweep.
 
     Args:
-        sampler: what holds wherever the sweep says nothing.
+        sampler: the values of all fields that are not swept.
         sweep: mirrors the sampler's fields, with lists at its leaves: ``{"guidance": {"scale": [1, 4, 7]}}``. A leaf
-            ``None`` leaves its field as it is. Whole parts may be swept: ``{"solver": [Euler(), Heun()]}``. ``song``
+            ``None`` leaves its field unchanged. Components can be swept: ``{"solver": [Euler(), Heun()]}``. ``song``
             mirrors a song's fields; a value of ``adapters`` is a list of ``{path, scale}``, empty for none.
+
+    Raises:
+        ValueError: a key is no field, a value is of another type, or a list is empty.
     """
     axes = dict(_leaves(sweep))
     if not axes:
-        return [Cell("sampler", {}, sampler)]
-    cells = []
+        return [SweepPoint("sampler", {}, sampler)]
+    points = []
     for values in product(*axes.values()):
         changed, settings = sampler, {}
         song: dict[str, Any] = {}
-        for path, value in zip(axes, values, strict=True):
-            settings[path] = _named(value)
-            if path == ADAPTERS:
+        for key, value in zip(axes, values, strict=True):
+            settings[key] = _format_component(value) if is_dataclass(value) else value
+            if key == ADAPTERS:
                 song[ADAPTERS] = _adapters(value)
-                settings[path] = " + ".join(f"{use.path} x {use.scale:g}" for use in song[ADAPTERS]) or "none"
-            elif path.startswith(f"{SONG}."):
-                song[_song_field(path)] = value
+                settings[key] = " + ".join(f"{use.path} x {use.scale:g}" for use in song[ADAPTERS]) or "none"
+            elif key.startswith(f"{SONG}."):
+                song[_song_field(key)] = value
             else:
-                changed = _with(changed, path, path.split("."), value)
-        label = ", ".join(f"{path}={_plain(value)}" for path, value in settings.items())
-        cells.append(Cell(label, settings, changed, song))
-    return cells
+                changed = _replace_nested(changed, key, key.split("."), value)
+        label = ", ".join(f"{key}={format_value(value)}" for key, value in settings.items())
+        points.append(SweepPoint(label, settings, changed, song))
+    return points
 
 
-def _song_field(path: str) -> str:
-    name = path.removeprefix(f"{SONG}.")
-    if name not in {field.name for field in fields(Song)}:
-        raise ValueError(
-            f"sweep.{path}: a song has no {name}; it has {', '.join(field.name for field in fields(Song))}"
-        )
+def format_value(value: Any) -> str:
+    """A value in a label: floats in ``g`` format."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is an integer or a float; booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _song_field(key: str) -> str:
+    name, names = key.removeprefix(f"{SONG}."), [one.name for one in fields(Song)]
+    if name not in names:
+        raise ValueError(f"sweep.{key}: a song has no {name}; it has {', '.join(names)}")
     return name
 
 
@@ -81,12 +92,10 @@ def _adapters(value: Any) -> tuple[AdapterUse, ...]:
         ) from error
 
 
-def _named(value: Any) -> Any:
-    """A swept part as its class and what is not its default; other values as they are."""
-    if not is_dataclass(value):
-        return value
+def _format_component(value: Any) -> str:
+    """A dataclass as its class and the fields that differ from their defaults."""
     given = [f for f in fields(value) if f.init and getattr(value, f.name) != f.default]
-    return " ".join([type(value).__name__, *(f"{f.name}={_plain(getattr(value, f.name))}" for f in given)])
+    return " ".join([type(value).__name__, *(f"{f.name}={format_value(getattr(value, f.name))}" for f in given)])
 
 
 def _leaves(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
@@ -100,17 +109,17 @@ def _leaves(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, S
             yield f"{prefix}{key}", values
 
 
-def _with(part: Any, path: str, keys: Sequence[str], value: Any) -> Any:
-    """``part`` with the field at the end of ``keys`` replaced; its own checks decide what the field takes."""
-    key, *rest = keys
-    if not is_dataclass(part) or not hasattr(part, key):
-        raise ValueError(f"sweep.{path}: {type(part).__name__} has no field {key}; sweep a field of the chosen sampler")
-    new = _with(getattr(part, key), path, rest, value) if rest else value
+def _replace_nested(component: Any, key: str, names: Sequence[str], value: Any) -> Any:
+    """``component`` with the field at the end of ``names`` replaced; its own checks decide which values are valid."""
+    name, *rest = names
+    if not is_dataclass(component) or not hasattr(component, name):
+        raise ValueError(
+            f"sweep.{key}: {type(component).__name__} has no field {name}; sweep a field of the chosen sampler"
+        )
+    new = _replace_nested(getattr(component, name), key, rest, value) if rest else value
     try:
-        return replace(part, **{key: new})
+        return replace(component, **{name: new})  # type: ignore[type-var]  # is_dataclass leaves its type open
     except TypeError as error:
-        raise ValueError(f"sweep.{path}={value}: not of the kind that {type(part).__name__}.{key} takes") from error
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        raise ValueError(
+            f"sweep.{key}={value}: not of the type that {type(component).__name__}.{name} takes"
+        ) from error

@@ -1,40 +1,40 @@
-"""Wavelet correction of the latents after a step ("DCW", arXiv 2604.16044). Model evaluations: none."""
+"""Wavelet correction of the latents after a step ("DCW", arXiv 2604.16044). No model evaluations."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
+from acestep.flow.path import FrameMask, Latents
 from acestep.flow.wavelets import low_band, scaling_filter
 
 
-class Correction(Protocol):
-    """Changes the latents after a step."""
+class Correction(ABC):
+    """Changes the latents after a step. To add one, subclass and implement ``__call__``."""
 
-    def __call__(
-        self, x: Float[Tensor, "b t c"], clean: Float[Tensor, "b t c"], t: float, valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t c"]:
-        """Corrected latents, from those after the step, the data estimated at its start, and the start's ``t``."""
-        ...
+    @abstractmethod
+    def __call__(self, x: Latents, clean: Latents, t: float, valid: FrameMask) -> Latents:
+        """The corrected latents.
+
+        Args:
+            x: latents after the step.
+            clean: data estimated at the start of the step.
+            t: time at the start of the step.
+            valid: frames that are not padding.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoCorrection:
-    """Leaves the latents as the solver made them."""
+class NoCorrection(Correction):
+    """Leaves the latents unchanged."""
 
-    def __call__(
-        self, x: Float[Tensor, "b t c"], clean: Float[Tensor, "b t c"], t: float, valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t c"]:
-        """``x``."""
+    def __call__(self, x: Latents, clean: Latents, t: float, valid: FrameMask) -> Latents:
         return x
 
 
-class Band(Enum):
-    """Which part of the difference is amplified."""
+class DCWBand(Enum):
+    """Part of the difference that is amplified, see :class:`DCW`."""
 
     low = "low"
     high = "high"
@@ -43,32 +43,35 @@ class Band(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCW:
+class DCW(Correction):
     """Pushes the latents away from the estimated data, low band early and high band late.
 
     ``low``: the low band by ``t * scale``. ``high``: the high band by ``(1 - t) * scale``. ``double``: low by
-    ``t * scale``, high by ``(1 - t) * high_scale``. ``pix``: everything by ``scale``. ``wavelet`` names an orthogonal
+    ``t * scale``, high by ``(1 - t) * high_scale``. ``pix``: everything by ``scale``. ``wavelet`` is an orthogonal
     filter (``haar``, ``db2``, ``sym8``, ...); one level along time, zero-padded.
 
     The push does not shrink with the step size, so defaults tuned for 8 steps of turbo harm 50 steps of SFT (unit
     Gaussian toy: the low band ends with a standard deviation of 1.69 instead of 1). Source: upstream
-    ``DCWCorrector``; its defaults are ours, but ``Sampler`` leaves the correction off.
+    ``DCWCorrector`` with its defaults; ``Sampler`` leaves the correction off.
+
+    Args:
+        mode: ``low``, ``high``, ``double`` or ``pix``.
+        scale: strength.
+        high_scale: strength for the high band in mode ``double``.
+        wavelet: orthogonal filter that separates the bands, such as ``haar`` or ``db2``.
     """
 
-    mode: Band = Band.double
+    mode: DCWBand = DCWBand.double
     scale: float = 0.05
     high_scale: float = 0.02
     wavelet: str = "haar"
 
     def __post_init__(self) -> None:
-        """Accept the mode's name; refuse unknown wavelets at once rather than after the first step."""
-        object.__setattr__(self, "mode", Band(self.mode))
-        scaling_filter(self.wavelet)
+        object.__setattr__(self, "mode", DCWBand(self.mode))
+        scaling_filter(self.wavelet)  # raises for unknown wavelets before the first step
 
-    def __call__(
-        self, x: Float[Tensor, "b t c"], clean: Float[Tensor, "b t c"], t: float, valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t c"]:
-        """Corrected latents. The transform runs in float32; it is linear, so only the difference goes through it."""
+    def __call__(self, x: Latents, clean: Latents, t: float, valid: FrameMask) -> Latents:
+        """The corrected latents. The transform is linear, so only the difference goes through it, in float32."""
         difference = (x - clean).float() * valid[..., None]
         low_weight, high_weight = self._weights(t)
         push = high_weight * difference
@@ -78,8 +81,8 @@ class DCW:
 
     def _weights(self, t: float) -> tuple[float, float]:
         return {
-            Band.low: (t * self.scale, 0.0),
-            Band.high: (0.0, (1 - t) * self.scale),
-            Band.double: (t * self.scale, (1 - t) * self.high_scale),
-            Band.pix: (self.scale, self.scale),
+            DCWBand.low: (t * self.scale, 0.0),
+            DCWBand.high: (0.0, (1 - t) * self.scale),
+            DCWBand.double: (t * self.scale, (1 - t) * self.high_scale),
+            DCWBand.pix: (self.scale, self.scale),
         }[self.mode]

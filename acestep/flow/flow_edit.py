@@ -1,4 +1,4 @@
-"""Editing a song by its two flows, without inverting it: what the source's prompt would do, against the target's."""
+"""FlowEdit: editing a song without inversion, by the difference of the source's and the target's velocities."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from acestep.flow.corrections import NormClamp, VelocityEMA
-from acestep.flow.guidance import APG, Guidance, Guided, GuidedField, Momentum
+from acestep.flow.guidance import APG, Guidance, GuidanceState, GuidedField, GuidedVelocity
 from acestep.flow.noise import NoiseSource
-from acestep.flow.path import noised
+from acestep.flow.path import Latents, noised
 from acestep.flow.sampler import OnStep
 from acestep.flow.schedule import Linear, Schedule
 from acestep.flow.solvers import Step, steps_between
@@ -21,20 +20,20 @@ from acestep.types import Conditions, VelocityField
 
 @dataclass(frozen=True, kw_only=True)
 class FlowEdit:
-    """From a source's latents to those of the same music under another prompt.
+    """From a song's latents to those of the same music under another prompt.
 
-    Within the window of steps, the edit moves by the difference of both velocities, averaged over ``draws`` of noise;
-    steps before it are skipped, after it the target's flow alone is followed. Euler steps; no wavelet correction.
-    Source: Kulikov et al. 2024; upstream ``flowedit_generate_audio``, whose defaults these are.
+    Within a window of steps, the edit moves by the difference of both velocities, averaged over ``draws`` of noise;
+    steps before it are skipped, and after it only the target's flow is integrated. Euler steps; no wavelet correction.
+    Source: Kulikov et al. 2024; upstream ``flowedit_generate_audio`` with its defaults.
 
     Attributes:
-        schedule: The times to visit; closed with 0 where it is open.
-        guidance: Applied to both velocities, each with its own memory.
-        clamp: Limit of each velocity's norm, draw by draw.
-        smoothing: Running average of each velocity, step by step.
-        n_min: Share of the steps after which the window opens.
-        n_max: Share of the steps after which it closes.
-        draws: Noise draws to average over, within the window.
+        schedule: times of the steps; a final 0 is appended if missing.
+        guidance: applied to both velocities, each with its own state.
+        clamp: limit of each velocity's norm, for each draw.
+        smoothing: moving average of each velocity over steps.
+        n_min: fraction of the steps at which the window starts.
+        n_max: fraction of the steps at which it ends.
+        draws: noise draws to average over, within the window.
     """
 
     schedule: Schedule = field(default_factory=lambda: Linear(steps=60))
@@ -46,7 +45,6 @@ class FlowEdit:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse windows that close before they open, and averages over nothing."""
         if not 0 <= self.n_min <= self.n_max <= 1:
             raise ValueError(f"edit.n_min={self.n_min}, edit.n_max={self.n_max}: need 0 <= n_min <= n_max <= 1")
         if self.draws < 1:
@@ -56,14 +54,17 @@ class FlowEdit:
     def evaluations(self) -> int:
         """Model evaluations per song: two a draw in the window, one a step after it, double under guidance."""
         window, rest = self._phases()
-        cost = [2 * self.draws * self._cost(step) for step in window] + [self._cost(step) for step in rest]
-        return sum(cost)
+        return sum(
+            cost * (2 if self.guidance.active(step.t) else 1)
+            for steps, cost in ((window, 2 * self.draws), (rest, 1))
+            for step in steps
+        )
 
     @torch.no_grad()
     def __call__(
         self,
         velocity: VelocityField,
-        source: Float[Tensor, "b t c"],
+        source: Latents,
         conditions: Conditions,
         target: Conditions,
         draw: NoiseSource,
@@ -71,73 +72,71 @@ class FlowEdit:
         target_null: Conditions | None = None,
         *,
         on_step: OnStep | None = None,
-    ) -> Float[Tensor, "b t c"]:
+    ) -> Latents:
         """Edited latents.
 
         Args:
-            velocity: The learned field.
-            source: Latents of the song to edit.
-            conditions: Those that describe ``source``.
-            target: Those that describe the result.
-            draw: Fresh noise.
-            null: Null conditions beside ``conditions``; needed where guidance is active.
-            target_null: Null conditions beside ``target``; needed where guidance is active.
-            on_step: Told of each step before it is taken, with the edit so far and its change per unit of time.
+            velocity: the learned field.
+            source: latents of the song to edit.
+            conditions: the conditions of ``source``.
+            target: the conditions of the result.
+            draw: fresh noise.
+            null: null conditions beside ``conditions``; needed where guidance is active.
+            target_null: null conditions beside ``target``; needed where guidance is active.
+            on_step: called before each step with the edit so far and its change per unit of time.
         """
-        before = _Trajectory(self, GuidedField(velocity, self.guidance, conditions, null))
-        after = _Trajectory(self, GuidedField(velocity, self.guidance, target, target_null))
+        source_flow = _Trajectory(self, GuidedField(velocity, self.guidance, conditions, null))
+        target_flow = _Trajectory(self, GuidedField(velocity, self.guidance, target, target_null))
         window, rest = self._phases()
         x = source
-        for step in window:
-            looks = []
-            for _ in range(self.draws):
-                point = noised(source, draw().to(source), step.t)
-                looks.append((before.look(point, step.t), after.look(x + point - source, step.t)))
-            of_source, of_target = zip(*looks, strict=True)
-            change = after.advance(of_target) - before.advance(of_source)
-            if on_step:
-                on_step(step, x, change)
-            x = x + (step.t_next - step.t) * change
-        if rest:
-            x = x + noised(source, draw().to(source), rest[0].t) - source
-        for step in rest:
-            change = after.advance([after.look(x, step.t)])
+        for step in window + rest:
+            if step in window:
+                pairs = []
+                for _ in range(self.draws):
+                    point = noised(source, draw().to(source), step.t)
+                    pairs.append(
+                        (source_flow.evaluate(point, step.t), target_flow.evaluate(x + point - source, step.t))
+                    )
+                of_source, of_target = zip(*pairs, strict=True)
+                change = target_flow.average(of_target) - source_flow.average(of_source)
+            else:
+                if step is rest[0]:
+                    x = x + noised(source, draw().to(source), step.t) - source
+                change = target_flow.average([target_flow.evaluate(x, step.t)])
             if on_step:
                 on_step(step, x, change)
             x = x + (step.t_next - step.t) * change
         return x
 
     def _phases(self) -> tuple[list[Step], list[Step]]:
+        """The steps of the window, and those after it."""
         times = self.schedule()
         steps = steps_between(times if times[-1] == 0 else torch.cat([times, torch.zeros(1)]))
         first, end = int(len(steps) * self.n_min), int(len(steps) * self.n_max)
         return steps[first:end], steps[end:]
 
-    def _cost(self, step: Step) -> int:
-        return 2 if self.guidance.active(step.t) else 1
-
 
 @dataclass
 class _Trajectory:
-    """One of both flows, with what its guidance and smoothing remember."""
+    """One of both flows with the states of its guidance and smoothing."""
 
     edit: FlowEdit
     field: GuidedField
-    momentum: Momentum = None
+    state: GuidanceState = None
     previous: Tensor | None = None
 
-    def look(self, x_t: Tensor, t: float) -> Guided:
-        """The velocity at ``x_t`` and the memory it would leave; every draw of a step starts from the same memory."""
-        velocity, momentum = self.field(x_t, t, self.momentum)
-        return self.edit.clamp(velocity, x_t, self.field.conditions.frame_mask), momentum
+    def evaluate(self, x_t: Tensor, t: float) -> GuidedVelocity:
+        """The clamped velocity at ``x_t`` and the next guidance state; every draw of a step starts from one state."""
+        velocity, state = self.field(x_t, t, self.state)
+        return self.edit.clamp(velocity, x_t, self.field.conditions.frame_mask), state
 
-    def advance(self, looks: Sequence[Guided]) -> Tensor:
-        """The step's velocity, remembered: averages over the draws, smoothed once.
+    def average(self, draws: Sequence[GuidedVelocity]) -> Tensor:
+        """The step's velocity: the mean over draws, smoothed; updates the states.
 
-        Guidance memories are linear in the predictions, so their mean is the memory of the mean prediction.
+        Guidance states are linear in the predictions, so their mean is the state of the mean prediction.
         """
-        momenta = [momentum for _, momentum in looks if momentum is not None]
-        self.momentum = torch.stack(momenta).mean(dim=0) if momenta else None
-        mean = torch.stack([velocity for velocity, _ in looks]).mean(dim=0)
+        states = [state for _, state in draws if state is not None]
+        self.state = torch.stack(states).mean(dim=0) if states else None
+        mean = torch.stack([velocity for velocity, _ in draws]).mean(dim=0)
         self.previous = self.edit.smoothing(mean, self.previous)
         return self.previous

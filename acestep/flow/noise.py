@@ -1,6 +1,6 @@
-"""Where randomness comes from: generators in, tensors out. Every song may have a generator of its own.
+"""Random numbers from passed generators, of which every song may have its own.
 
-Numbers are drawn on the generator's device (CPU generators give the same music everywhere) and returned there.
+Numbers are drawn on the generator's device (CPU generators give the same music on every device) and returned there.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from acestep.flow.path import Latents
+
 Generators = Generator | Sequence[Generator]
 """One generator for a whole batch, or one per song, which makes a song's draws independent of its batch."""
 
-NoiseSource = Callable[[], Float[Tensor, "b t c"]]
+NoiseSource = Callable[[], Latents]
 """Fresh standard normal latents at every call."""
 
 
-def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b t c"]:
-    """Standard normal numbers in float32, drawn as ``generators`` says.
+def normal(shape: Sequence[int], generators: Generators) -> Latents:
+    """Standard normal numbers in float32.
 
     With a CPU generator per song, more frames only append to a song's numbers where the channels are a multiple of 16,
     as latents' 64 are: torch draws in blocks of that size.
@@ -33,7 +35,7 @@ def normal(shape: Sequence[int], generators: Generators) -> Float[Tensor, "b t c
 
 
 def uniform(songs: int, generators: Generators) -> Float[Tensor, " b"]:
-    """Uniform numbers in [0, 1), one per song, in float32, drawn as ``generators`` says."""
+    """Uniform numbers in [0, 1), one per song, in float32."""
     if isinstance(generators, Generator):
         return torch.rand(songs, generator=generators, device=generators.device)
     _check_count(songs, generators)
@@ -45,15 +47,13 @@ def song_generators(seeds: Sequence[int]) -> list[Generator]:
     return [Generator().manual_seed(seed) for seed in seeds]
 
 
-def initial_noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Float[Tensor, "b t c"]:
-    """The noise that a generation starts from, by upstream's rule (``prepare_noise``), on the CPU.
+def initial_noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Latents:
+    """Initial noise of a generation by upstream's rule (``prepare_noise``), on the CPU.
 
     One seed draws the whole batch from one generator; a list of seeds gives each song its own, so that a song's
     noise depends on neither its batch nor, for shared leading frames, the batch's padded length.
     """
-    if isinstance(seeds, int):
-        return normal(shape, Generator().manual_seed(seeds))
-    return normal(shape, song_generators(seeds))
+    return normal(shape, Generator().manual_seed(seeds) if isinstance(seeds, int) else song_generators(seeds))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SongNoise:
     """Fresh noise at every call, song by song: for SDE sampling and flow editing.
 
     Each song draws exactly its own ``frames`` from its own generator, zero-padded to the longest, so that the sequence
-    of draws does not depend on what the song is batched with.
+    of draws does not depend on the batch.
     """
 
     generators: Sequence[Generator]
@@ -69,8 +69,7 @@ class SongNoise:
     channels: int = 64
     device: torch.device | str = "cpu"
 
-    def __call__(self) -> Float[Tensor, "b t c"]:
-        """The next draw."""
+    def __call__(self) -> Latents:
         _check_count(len(self.frames), self.generators)
         draws = [
             torch.randn(frames, self.channels, generator=generator, device=generator.device)
@@ -81,20 +80,19 @@ class SongNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class Retake:
-    """Variance-preserving mix with a second noise: 0 keeps the take, 1 takes the other one.
+    """Variance-preserving mix with a second noise: 0 is the first noise, 1 the second.
 
-    Source: upstream ``generate_audio`` (``retake_variance``, ``retake_seed``). Model evaluations: none.
+    Source: upstream ``generate_audio`` (``retake_variance``, ``retake_seed``).
     """
 
     variance: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a mix outside the quarter circle."""
         if not 0 <= self.variance <= 1:
             raise ValueError(f"retake.variance={self.variance}: need 0 (the same take) to 1 (another take)")
 
-    def __call__(self, noise: Float[Tensor, "b t c"], other: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
-        """The mixed noise, again of unit variance."""
+    def __call__(self, noise: Latents, other: Latents) -> Latents:
+        """The mixed noise, of unit variance."""
         if self.variance == 0:
             return noise
         angle = self.variance * math.pi / 2

@@ -1,23 +1,23 @@
-"""How latents move from one time to the next, given the velocity at the first."""
+"""Solvers: how latents move from one time to the next, given the velocity at the first."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
 from acestep.flow.noise import NoiseSource
-from acestep.flow.path import clean_estimate, noised
+from acestep.flow.path import Latents, clean_estimate, noised
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a generation: from ``t`` to ``t_next``, the ``index``-th (from 0) of ``count``."""
+    """One step of a generation: from ``t`` to ``t_next``, number ``index`` (from 0) of ``count``."""
 
     index: int
     count: int
@@ -26,126 +26,120 @@ class Step:
 
 
 def steps_between(times: Float[Tensor, " n"]) -> list[Step]:
-    """The steps of a schedule: one between each two of its times."""
+    """The n - 1 steps of a schedule of n times."""
     pairs = list(pairwise(times.tolist()))
     return [Step(index, len(pairs), t, t_next) for index, (t, t_next) in enumerate(pairs)]
 
 
 @dataclass(frozen=True)
-class Moved:
-    """Where a step led: the latents, the noise level ``t`` they now have, and the velocity that was followed."""
+class StepResult:
+    """The latents after a step, their noise level ``t``, and the velocity that was used."""
 
-    latents: Float[Tensor, "b t c"]
+    latents: Latents
     t: float
-    velocity: Float[Tensor, "b t c"]
+    velocity: Latents
 
 
-Corrector = Callable[[Tensor, float], Tensor]
-"""The velocity at other latents and another time, for solvers that look twice."""
+Evaluate = Callable[[Tensor, float], Tensor]
+"""The guided velocity at other latents and another time, for solvers with more than one evaluation a step."""
 
 
-class Solver(Protocol):
-    """One step of integration."""
+class Solver(ABC):
+    """One step of integration.
 
-    def times(self, step: Step) -> tuple[float, ...]:
-        """When the velocity is evaluated in ``step``: its length is the step's cost before guidance."""
-        ...
+    To add a solver, subclass and implement ``__call__``; a solver that evaluates the velocity again also overrides
+    :meth:`times`::
 
-    def __call__(
-        self,
-        x_t: Float[Tensor, "b t c"],
-        velocity: Float[Tensor, "b t c"],
-        step: Step,
-        corrector: Corrector,
-        draw: NoiseSource | None,
-    ) -> Moved:
-        """Move ``x_t`` along ``velocity``, which was evaluated there at ``step.t``."""
-        ...
+        @dataclass(frozen=True, kw_only=True)
+        class Midpoint(Solver):
+            def times(self, step):
+                return (step.t, (step.t + step.t_next) / 2)
 
+            def __call__(self, x_t, velocity, step, evaluate, draw):
+                length = step.t - step.t_next
+                middle = evaluate(x_t - velocity * length / 2, step.t - length / 2)
+                return StepResult(x_t - middle * length, step.t_next, middle)
 
-@dataclass(frozen=True, kw_only=True)
-class Euler:
-    """Follows the velocity in a straight line. One evaluation a step (upstream ``ode``, ``euler``)."""
+    It is used as ``Sampler(solver=Midpoint())``.
+    """
 
     def times(self, step: Step) -> tuple[float, ...]:
-        """The step's start."""
+        """Times of the model evaluations in ``step``, before doubling by guidance; by default one, at its start."""
         return (step.t,)
 
+    @abstractmethod
     def __call__(
-        self,
-        x_t: Float[Tensor, "b t c"],
-        velocity: Float[Tensor, "b t c"],
-        step: Step,
-        corrector: Corrector,
-        draw: NoiseSource | None,
-    ) -> Moved:
-        """``x_t - (t - t_next) * velocity``."""
-        return Moved(x_t - velocity * (step.t - step.t_next), step.t_next, velocity)
+        self, x_t: Latents, velocity: Latents, step: Step, evaluate: Evaluate, draw: NoiseSource | None
+    ) -> StepResult:
+        """Take one step.
+
+        Args:
+            x_t: latents at ``step.t``.
+            velocity: guided velocity at ``x_t`` and ``step.t``.
+            step: the step.
+            evaluate: further evaluations of the velocity; override :meth:`times` if it is used.
+            draw: fresh noise; ``None`` if the caller has none.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun:
-    """Follows the mean of the velocities at both ends of a straight line. Two evaluations a step.
+class Euler(Solver):
+    """``x_t - (t - t_next) * velocity``. One evaluation a step (upstream ``ode``, ``euler``)."""
+
+    def __call__(
+        self, x_t: Latents, velocity: Latents, step: Step, evaluate: Evaluate, draw: NoiseSource | None
+    ) -> StepResult:
+        return StepResult(x_t - velocity * (step.t - step.t_next), step.t_next, velocity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(Solver):
+    """An Euler step with the mean of the velocities at both ends. Two evaluations a step.
 
     Source: upstream ``sampler_mode`` ``heun``.
     """
 
     def times(self, step: Step) -> tuple[float, ...]:
-        """The step's start and end."""
         return (step.t, step.t_next)
 
     def __call__(
-        self,
-        x_t: Float[Tensor, "b t c"],
-        velocity: Float[Tensor, "b t c"],
-        step: Step,
-        corrector: Corrector,
-        draw: NoiseSource | None,
-    ) -> Moved:
-        """Predict, look again, average."""
+        self, x_t: Latents, velocity: Latents, step: Step, evaluate: Evaluate, draw: NoiseSource | None
+    ) -> StepResult:
         length = step.t - step.t_next
-        mean = (velocity + corrector(x_t - velocity * length, step.t_next)) / 2
-        return Moved(x_t - mean * length, step.t_next, mean)
+        mean = (velocity + evaluate(x_t - velocity * length, step.t_next)) / 2
+        return StepResult(x_t - mean * length, step.t_next, mean)
 
 
 class Renoise(Enum):
-    """To which level SDE steps renoise."""
+    """Noise level after an SDE step, see :class:`SDE`."""
 
     linear = "linear"
     schedule = "schedule"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SDE:
-    """Jumps to the clean estimate and adds fresh noise. One evaluation a step (upstream ``sde``).
+class SDE(Solver):
+    """Predicts the data and adds fresh noise. One evaluation a step (upstream ``sde``).
 
     ``renoise=linear`` goes to level ``1 - (index + 1) / count``, which ignores shift and custom times, as upstream's
     base and SFT files do; ``schedule`` goes to the schedule's next time, as its turbo files do.
+
+    Args:
+        renoise: noise level after a step, ``linear`` in the steps or that of the ``schedule``.
     """
 
     renoise: Renoise = Renoise.linear
 
     def __post_init__(self) -> None:
-        """Accept the level's name."""
         object.__setattr__(self, "renoise", Renoise(self.renoise))
 
-    def times(self, step: Step) -> tuple[float, ...]:
-        """The step's start."""
-        return (step.t,)
-
     def __call__(
-        self,
-        x_t: Float[Tensor, "b t c"],
-        velocity: Float[Tensor, "b t c"],
-        step: Step,
-        corrector: Corrector,
-        draw: NoiseSource | None,
-    ) -> Moved:
-        """Predict the data, renoise."""
+        self, x_t: Latents, velocity: Latents, step: Step, evaluate: Evaluate, draw: NoiseSource | None
+    ) -> StepResult:
         level = 1 - (step.index + 1) / step.count if self.renoise is Renoise.linear else step.t_next
         clean = clean_estimate(x_t, velocity, step.t)
         if level == 0:
-            return Moved(clean, 0.0, velocity)
+            return StepResult(clean, 0.0, velocity)
         if draw is None:
             raise ValueError("solver=sde: needs fresh noise at every step; pass draw=SongNoise(...), or use Euler()")
-        return Moved(noised(clean, draw().to(clean), level), level, velocity)
+        return StepResult(noised(clean, draw().to(clean), level), level, velocity)

@@ -1,4 +1,4 @@
-"""Orthogonal wavelet filters, computed rather than tabulated, and the low band that they split off.
+"""Orthogonal wavelet filters, computed rather than tabulated, and the projection onto their low band.
 
 Source: Daubechies, *Ten Lectures on Wavelets*, sections 6.1 (extremal phase, ``dbN``) and 8.1.1 (least asymmetric,
 ``symN``). Names, order and orientation are those of PyWavelets' ``rec_lo``.
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 MAX_ORDER = 20
 
-# Which roots of the least asymmetric filters lie outside the unit circle, from order 2 on. "Least" depends on how
-# asymmetry is measured; these are the choices behind the published tables.
+# Which roots of the least asymmetric filters are outside the unit circle, from order 2 on. "Least" depends on the
+# measure of asymmetry; these are the choices of the published tables.
 _OUTSIDE = (
     *("0", "0", "01", "10", "101", "100", "0101", "0110", "10101", "01100", "101010", "001110", "0011010"),
     *("0011100", "10011010", "01110001", "101100101", "001011100", "1010011010"),
@@ -42,22 +42,22 @@ def scaling_filter(name: str) -> tuple[float, ...]:
 
 
 def low_band(x: Float[Tensor, "b t c"], wavelet: str) -> Float[Tensor, "b t c"]:
-    """The part of ``x`` (zero outside its frames) that one level of ``wavelet`` keeps as low band, back in time.
+    """Low band of ``x``, zero-padded, after one level of ``wavelet``: analysis, downsampling by 2, and synthesis.
 
-    The projection onto the scaling function's even shifts: correlate, keep every second, spread out again.
+    The projection onto the even shifts of the scaling function.
     """
     frames, channels = x.shape[1:]
     taps = torch.tensor(scaling_filter(wavelet), dtype=x.dtype, device=x.device)
     kernel = taps.expand(channels, 1, -1)
-    lead = len(taps) - 2  # the first window that touches frame 0 and starts at an even one
+    lead = len(taps) - 2  # the first window that contains frame 0 and starts at an even offset
     padded = functional.pad(x.transpose(1, 2), (lead, lead + frames % 2))
     coefficients = functional.conv1d(padded, kernel, stride=2, groups=channels)
-    spread = functional.conv_transpose1d(coefficients, kernel, stride=2, groups=channels)
-    return spread[..., lead : lead + frames].transpose(1, 2)
+    low = functional.conv_transpose1d(coefficients, kernel, stride=2, groups=channels)
+    return low[..., lead : lead + frames].transpose(1, 2)
 
 
 def _inner_roots(order: int) -> list[complex]:
-    """Roots inside the unit circle of the filter's factor beside ``(1 + z)**order``; of complex pairs, one each."""
+    """Roots inside the unit circle of the filter's factor other than ``(1 + z)**order``; one of each complex pair."""
     binomial = np.roots([math.comb(order - 1 + k, k) for k in range(order - 1, -1, -1)])
     upper = sorted((complex(y) for y in binomial if y.imag > -1e-9), key=lambda y: y.real)
     roots = []

@@ -1,4 +1,4 @@
-"""The whole network of an ACE-Step v1.5 checkpoint: condition encoder, tokenizer, DiT. Knows no text, no waveform."""
+"""The whole network of an ACE-Step v1.5 checkpoint: condition encoder, audio tokenizer, DiT."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from acestep.models.attention import FULL, SLIDING
-from acestep.models.cached_dit import Generation
+from acestep.models.cached_dit import CachedDiT
 from acestep.models.conditioner import ConditionEncoder
 from acestep.models.dit import DiT, DiTConfig, Padding
 from acestep.models.layers import StackConfig
 from acestep.models.tokenizer import AudioDetokenizer, AudioTokenizer
 from acestep.types import ConditionInputs, Conditions, VelocityField
 
-# Published keys that say nothing about the network.
+# Published keys without an effect on the network.
 UNUSED = {
     "architectures",
     "auto_map",
@@ -37,7 +37,7 @@ UNUSED = {
     "use_cache",
     "vocab_size",
 }
-# Published keys with the one value this network implements.
+# Published keys of which only this value is implemented.
 FIXED = {
     "model_type": "acestep",
     "hidden_act": "silu",
@@ -45,7 +45,7 @@ FIXED = {
     "rope_scaling": None,
     "fsq_input_num_quantizers": 1,
 }
-# Published keys in which the families differ, so that no default can be right.
+# Published keys that differ between the families, so that there is no default.
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 ENCODER_SIZES = (
     "encoder_hidden_size",
@@ -64,10 +64,39 @@ ENCODER_DEPTHS = (
 class AceStepConfig:
     """Sizes under the names of the published ``config.json``; the defaults are XL SFT's.
 
-    ``encoder_*`` sizes come all together (the XL family: an encoder of its own width and a learned timbre token)
-    or all ``None`` (the single-width family: the encoder has the DiT's sizes). ``layer_types=None`` alternates
-    sliding and full layers. ``timbre_fix_frame`` is the length of a reference in latent frames. ``is_turbo`` says that
-    the weights are distilled for few steps without guidance; the network is the same. ``padding`` is ours.
+    Args:
+        hidden_size: width of the DiT.
+        intermediate_size: inner width of the DiT's MLPs.
+        num_hidden_layers: layers of the DiT.
+        num_attention_heads: query heads of the DiT.
+        num_key_value_heads: key and value heads of the DiT.
+        head_dim: width of an attention head.
+        encoder_hidden_size: width of the condition encoder; null: the DiT's. The four sizes are null together.
+        encoder_intermediate_size: inner width of the encoder's MLPs; null: the DiT's.
+        encoder_num_attention_heads: query heads of the encoder; null: the DiT's.
+        encoder_num_key_value_heads: key and value heads of the encoder; null: the DiT's.
+        num_lyric_encoder_hidden_layers: layers of the lyric encoder.
+        num_timbre_encoder_hidden_layers: layers of the timbre encoder.
+        num_attention_pooler_hidden_layers: layers of the tokenizer's attention pooler, and of the detokenizer.
+        layer_types: attention of each layer, sliding or full; null alternates, sliding first.
+        use_sliding_window: whether sliding layers attend within a window.
+        sliding_window: tokens on either side that a sliding layer attends to.
+        rms_norm_eps: constant added in RMS norms.
+        rope_theta: base of the rotary position embedding.
+        attention_bias: whether the attention projections have biases.
+        text_hidden_dim: width of the text encoder's embeddings.
+        timbre_hidden_dim: channels of a timbre reference.
+        audio_acoustic_hidden_dim: channels of the latents.
+        in_channels: channels of the DiT's input: source latents, chunk mask and noisy latents.
+        timbre_fix_frame: length of a timbre reference in latent frames.
+        patch_size: latent frames of a DiT token.
+        pool_window_size: latent frames of a 5 Hz code.
+        fsq_dim: width of the tokenizer, which is the encoder's.
+        fsq_input_levels: levels of finite scalar quantisation in each of its dimensions.
+        initializer_range: standard deviation of initial weights.
+        is_turbo: whether the weights are distilled for few steps without guidance; the network is the same.
+        padding: whether attention leaves out the padding of a batch (``masked``) or not (``upstream``); not a published
+            key.
     """
 
     hidden_size: int = 2560
@@ -142,9 +171,12 @@ class AceStepConfig:
 
     @classmethod
     def from_dict(cls, published: Mapping[str, Any]) -> AceStepConfig:
-        """From a published ``config.json`` (or this class's own fields). Unknown keys are refused.
+        """From a published ``config.json``, or from :meth:`to_dict`.
 
-        Without ``is_turbo``, its ``model_version`` says whether it is one, as diffusers reads it.
+        Without ``is_turbo``, ``model_version`` decides, as in diffusers.
+
+        Raises:
+            ValueError: a key is unknown or missing, or its value is not implemented.
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(published) - known - UNUSED - FIXED.keys())
@@ -161,14 +193,14 @@ class AceStepConfig:
         return cls(**absent | {name: value for name, value in published.items() if name in known})
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields as JSON has them; :meth:`from_dict` reads them back."""
+        """The fields as JSON types; the inverse of :meth:`from_dict`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["padding"] = self.padding.value
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
     def single_width(self) -> bool:
-        """Whether the encoder shares the DiT's sizes (the 2B family)."""
+        """Whether the encoder has the DiT's sizes (the 2B family)."""
         return self.encoder_hidden_size is None
 
     @property
@@ -181,20 +213,9 @@ class AceStepConfig:
 
     @property
     def dit(self) -> DiTConfig:
-        """Sizes of the DiT."""
         assert self.layer_types is not None
-        stack = StackConfig(
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            head_dim=self.head_dim,
-            layer_types=self.layer_types,
-            sliding_window=self.sliding_window if self.use_sliding_window else None,
-            rms_norm_eps=self.rms_norm_eps,
-            rope_theta=self.rope_theta,
-            attention_bias=self.attention_bias,
-        )
+        sizes = {field.name: getattr(self, field.name) for field in fields(StackConfig)}
+        stack = StackConfig(**sizes | ({} if self.use_sliding_window else {"sliding_window": None}))
         return DiTConfig(
             stack=stack,
             condition_size=self.encoder_hidden_size or self.hidden_size,
@@ -230,16 +251,14 @@ class AceStep(nn.Module):
     def condition(self, inputs: ConditionInputs, silence: Float[Tensor, "1 ts c"]) -> Conditions:
         """Encode a batch's conditions (upstream ``prepare_condition``), with gradients.
 
-        Where ``is_cover``, ``hints`` (or the tokenizer's round trip) replace the source latents. ``silence`` fills
-        up the last code's frames.
+        Where ``is_cover``, ``hints`` (or the tokenizer's round trip) replace the source latents. ``silence`` pads the
+        last code's frames.
+
+        Raises:
+            ValueError: the hints are shorter than the source.
         """
         states, mask = self.encoder(
-            inputs.text,
-            inputs.text_mask,
-            inputs.lyrics,
-            inputs.lyrics_mask,
-            inputs.references,
-            inputs.reference_index,
+            inputs.text, inputs.text_mask, inputs.lyrics, inputs.lyrics_mask, inputs.references, inputs.reference_index
         )
         source = inputs.source
         if inputs.is_cover.any():
@@ -259,26 +278,26 @@ class AceStep(nn.Module):
         conditions: Conditions,
         r: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t c"]:
-        """The learned velocity field; see ``DiT.forward``."""
+        """``DiT.forward``."""
         return self.decoder(x_t, t, conditions, r)
 
-    def generation(self, compiled: bool = False) -> VelocityField:
-        """The velocity field of one generation: :meth:`velocity`, quicker; the weights are to stay as they are."""
-        return Generation(self.decoder, compiled)
+    def cached_velocity(self, compiled: bool = False) -> VelocityField:
+        """A faster :meth:`velocity` for inference that caches conditions; weights must not change while it is used."""
+        return CachedDiT(self.decoder, compiled)
 
     def null(self, conditions: Conditions) -> Conditions:
-        """The same batch without condition: every state is the learned null embedding; context and masks stay."""
+        """The null condition: every state is the learned null embedding; context and masks stay."""
         states = self.null_condition_emb.to(conditions.states.dtype).expand_as(conditions.states)
         return replace(conditions, states=states)
 
     def round_trip(self, latents: Float[Tensor, "b t c"], silence: Float[Tensor, "1 ts c"]) -> Float[Tensor, "b th c"]:
-        """Latents through 5 Hz codes and back, up to a whole number of codes long."""
+        """Latents to 5 Hz codes and back; the length is rounded up to a whole number of codes."""
         quantized, _ = self.tokenizer(latents, silence)
         return self.detokenizer(quantized)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Start values for training from scratch, as upstream's: a function of ``generator`` alone."""
+        """Upstream's initialisation for training from scratch, from ``generator`` only."""
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
             last = name.rpartition(".")[2]

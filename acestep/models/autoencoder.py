@@ -1,7 +1,7 @@
-"""Oobleck, the waveform autoencoder: weight-normalised convolutions and snakes, under the published parameter names.
+"""Oobleck, the waveform autoencoder: weight-normalised convolutions and Snake activations, published parameter names.
 
-Shapes: B songs, A audio channels, S samples, T latent frames, C latent channels. Convolutions inside are
-channels first; latents outside are frames first.
+Shapes: B songs, A audio channels, S samples, T latent frames, C latent channels. Inside, tensors are channels first;
+latents outside are (B, T, C).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from acestep.audio.tiling import Stage, through
+from acestep.audio.tiling import Stage, run_stages
 from acestep.types import Posterior
 
 DILATIONS = (1, 3, 9)
-REACH = 3 * sum(DILATIONS)
-"""Positions on either side that three residual units depend on."""
+RESIDUAL_CONTEXT = 3 * sum(DILATIONS)
+"""Half the receptive field of three residual units, in positions on either side."""
 SCALE_FLOOR = 1e-4
 UNUSED = frozenset({"_class_name", "_diffusers_version", "_name_or_path"})
 
@@ -63,7 +63,7 @@ class OobleckConfig:
 
     @classmethod
     def from_dict(cls, published: Mapping[str, Any]) -> OobleckConfig:
-        """From a published ``config.json``. Unknown keys are refused."""
+        """From a published ``config.json``; raises ``ValueError`` for unknown keys."""
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(published) - known - UNUSED)
         if unknown:
@@ -77,7 +77,7 @@ class OobleckConfig:
 
 
 class WeightNorm(nn.Module):
-    """A weight as magnitude ``weight_g`` times direction ``weight_v``; each slice along the first axis has its own."""
+    """Weight normalisation: magnitude ``weight_g`` times direction ``weight_v``, per slice along the first axis."""
 
     def __init__(self, shape: tuple[int, int, int], bias: int) -> None:
         super().__init__()
@@ -87,12 +87,11 @@ class WeightNorm(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "o i k"]:
-        """The effective weight."""
         return self.weight_v * (self.weight_g / torch.linalg.vector_norm(self.weight_v, dim=(1, 2), keepdim=True))
 
 
 class Conv(WeightNorm):
-    """Convolution over time."""
+    """Weight-normalised Conv1d."""
 
     def __init__(
         self,
@@ -109,29 +108,27 @@ class Conv(WeightNorm):
         self.stride, self.dilation, self.padding = stride, dilation, padding
 
     def forward(self, x: Float[Tensor, "b i s"]) -> Float[Tensor, "b o t"]:
-        """Convolve."""
         return F.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
     @property
     def stage(self) -> Stage:
-        """One that keeps the length, along a stream of values."""
+        """As a stage of tiled processing; for convolutions that keep the length."""
         return Stage(self, Fraction(1), self.padding, max(self.weight_v.shape[:2]))
 
 
 class ConvTranspose(WeightNorm):
-    """Transposed convolution over time that lengthens ``stride`` times."""
+    """Weight-normalised ConvTranspose1d that upsamples by ``stride``."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__((inputs, outputs, 2 * stride), outputs)
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b i t"]) -> Float[Tensor, "b o s"]:
-        """Lengthen."""
         return F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=math.ceil(self.stride / 2))
 
 
 class Snake(nn.Module):
-    """Periodic activation ``x + sin(a x)^2 / b`` with a frequency and a magnitude per channel, stored as logarithms."""
+    """``x + sin(a x)^2 / b`` with learned ``a`` and ``b`` per channel, stored as logarithms (Ziyin et al. 2020)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,12 +136,11 @@ class Snake(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c s"]) -> Float[Tensor, "b c s"]:
-        """Activate each value."""
         return x + torch.sin(self.alpha.exp() * x).square() / (self.beta.exp() + 1e-9)
 
 
 class ResidualUnit(nn.Module):
-    """A dilated and a pointwise convolution around a skip."""
+    """A dilated and a pointwise convolution with a skip connection."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -154,7 +150,6 @@ class ResidualUnit(nn.Module):
         self.conv2 = Conv(channels, channels, 1, padding=0)
 
     def forward(self, x: Float[Tensor, "b c s"]) -> Float[Tensor, "b c s"]:
-        """Refine at the same length."""
         return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
 
 
@@ -168,15 +163,14 @@ class EncoderBlock(nn.Module):
         self.conv1 = Conv(inputs, outputs, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
 
     def forward(self, x: Float[Tensor, "b i s"]) -> Float[Tensor, "b o t"]:
-        """Refine, then shorten."""
         x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
         return self.conv1(self.snake1(x))
 
     @property
     def stage(self) -> Stage:
-        """The block along a stream of values."""
+        """As a stage of tiled processing."""
         stride, (outputs, inputs, _) = self.conv1.stride, self.conv1.weight_v.shape
-        return Stage(self, Fraction(1, stride), REACH + 2 * stride, max(inputs, outputs // stride))
+        return Stage(self, Fraction(1, stride), RESIDUAL_CONTEXT + 2 * stride, max(inputs, outputs // stride))
 
 
 class DecoderBlock(nn.Module):
@@ -189,19 +183,18 @@ class DecoderBlock(nn.Module):
         self.res_unit1, self.res_unit2, self.res_unit3 = (ResidualUnit(outputs, dilation) for dilation in DILATIONS)
 
     def forward(self, x: Float[Tensor, "b i t"]) -> Float[Tensor, "b o s"]:
-        """Lengthen, then refine."""
         x = self.conv_t1(self.snake1(x))
         return self.res_unit3(self.res_unit2(self.res_unit1(x)))
 
     @property
     def stage(self) -> Stage:
-        """The block along a stream of values."""
+        """As a stage of tiled processing."""
         stride, (inputs, outputs, _) = self.conv_t1.stride, self.conv_t1.weight_v.shape
-        return Stage(self, Fraction(stride), math.ceil(REACH / stride) + 2, max(inputs, outputs * stride))
+        return Stage(self, Fraction(stride), math.ceil(RESIDUAL_CONTEXT / stride) + 2, max(inputs, outputs * stride))
 
 
-class Coder(nn.Module):
-    """A convolution, blocks, a snake and a convolution, along time."""
+class TiledStack(nn.Module):
+    """Convolution, blocks, Snake, convolution; long inputs are processed in tiles with the same result."""
 
     conv1: Conv
     block: nn.ModuleList
@@ -209,14 +202,13 @@ class Coder(nn.Module):
     conv2: Conv
 
     def forward(self, x: Float[Tensor, "b i n"]) -> Float[Tensor, "b o m"]:
-        """One after another."""
         blocks = cast(Iterable[EncoderBlock | DecoderBlock], self.block)
         last = replace(self.conv2.stage, function=nn.Sequential(self.snake1, self.conv2))
-        return through([self.conv1.stage, *(block.stage for block in blocks), last], x)
+        return run_stages([self.conv1.stage, *(block.stage for block in blocks), last], x)
 
 
-class OobleckEncoder(Coder):
-    """Waveform to the posterior's moments, channels first: means, then scales before their softplus."""
+class OobleckEncoder(TiledStack):
+    """Waveform to the posterior's parameters, channels first: means, then scales before softplus."""
 
     def __init__(self, config: OobleckConfig) -> None:
         super().__init__()
@@ -231,8 +223,8 @@ class OobleckEncoder(Coder):
         self.conv2 = Conv(channels[-1], width, 3, padding=1)
 
 
-class OobleckDecoder(Coder):
-    """Latents, channels first, to waveform. Nothing bounds the output."""
+class OobleckDecoder(TiledStack):
+    """Latents, channels first, to waveform; the output is not bounded to [-1, 1]."""
 
     def __init__(self, config: OobleckConfig) -> None:
         super().__init__()
@@ -262,22 +254,25 @@ class Oobleck(nn.Module):
         self.decoder = OobleckDecoder(config)
 
     def encode(self, audio: Float[Tensor, "b a s"]) -> Posterior:
-        """The posterior of the whole frames in ``audio``; a rest shorter than a frame is dropped."""
+        """Posterior of the whole frames of ``audio``; samples after the last one are dropped.
+
+        Raises:
+            ValueError: ``audio`` is shorter than a frame.
+        """
         if audio.shape[-1] < self.hop:
             raise ValueError(f"audio has {audio.shape[-1]} samples: need at least one frame of {self.hop}")
         mean, scale = self.encoder(audio).transpose(1, 2).chunk(2, dim=-1)
         return Posterior(mean=mean, scale=F.softplus(scale) + SCALE_FLOOR)
 
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
-        """The waveform of ``latents``, ``hop`` samples a frame."""
+        """Waveform of ``latents``, ``hop`` samples per frame."""
         return self.decoder(latents.transpose(1, 2))
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Start values for training from scratch: a function of ``generator`` alone.
+        """Initialisation for training from scratch, from ``generator`` only.
 
-        Directions are uniform in a range that keeps the size of activations, as torch's convolutions have it;
-        snakes start with frequency and magnitude 1.
+        Weights have the distribution of torch's convolutions; Snake starts with frequency and magnitude 1.
         """
         for module in self.modules():
             if isinstance(module, Snake):

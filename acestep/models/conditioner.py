@@ -1,7 +1,7 @@
-"""The condition encoder: text, lyric and reference features to one packed sequence for cross-attention.
+"""The condition encoder: text, lyric and timbre reference features to one packed sequence for cross-attention.
 
-Shapes: B songs, Lt text tokens, Ll lyric tokens, N references of Tr frames, R references of the song that has
-most, E width.
+Shapes: B songs, Lt text tokens, Ll lyric tokens, N references of Tr frames in the batch, R most references of a song,
+E width.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from acestep.models.layers import Encoder, StackConfig
 
 
 class LyricEncoder(Encoder):
-    """Lyric token embeddings to lyric states; padding tokens are hidden as keys."""
+    """Lyric token embeddings to lyric states; padding tokens are masked as keys."""
 
     def forward(self, lyrics: Float[Tensor, "b ll d"], mask: Bool[Tensor, "b ll"]) -> Float[Tensor, "b ll e"]:
-        """States of all tokens; those of padding tokens carry no meaning."""
+        """States of all tokens; those of padding tokens are meaningless."""
         return self.encode(self.embed_tokens(lyrics), mask)
 
 
 class TimbreEncoder(Encoder):
     """A reference's latents to one vector: the output at position 0.
 
-    In the XL family that position is a learned token. The single-width family stores the token but reads the
-    first frame.
+    In the XL family that position is a learned token. The single-width family has the token in its checkpoints, but
+    uses the first frame.
     """
 
     def __init__(self, config: StackConfig, features: int, depth: int, prepend: bool) -> None:
@@ -35,7 +35,6 @@ class TimbreEncoder(Encoder):
         self.prepend = prepend
 
     def forward(self, references: Float[Tensor, "n tr c"]) -> Float[Tensor, "n e"]:
-        """One vector for each reference."""
         x = self.embed_tokens(references)
         if self.prepend:
             x = torch.cat([self.special_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
@@ -43,7 +42,7 @@ class TimbreEncoder(Encoder):
 
 
 class ConditionEncoder(nn.Module):
-    """Upstream ``AceStepConditionEncoder``: encode the three sources and pack them."""
+    """Encodes text, lyrics and timbre and packs them (upstream ``AceStepConditionEncoder``)."""
 
     def __init__(
         self,
@@ -72,30 +71,30 @@ class ConditionEncoder(nn.Module):
         """States in the order lyrics, timbre, text, padding, and the mask of the valid ones."""
         text = self.text_projector(text)
         lyrics = self.lyric_encoder(lyrics, lyrics_mask)
-        timbre, timbre_mask = by_song(self.timbre_encoder(references), reference_index, len(text))
-        states, mask = pack(lyrics, lyrics_mask, timbre, timbre_mask)
-        return pack(states, mask, text, text_mask)
+        timbre, timbre_mask = group_references(self.timbre_encoder(references), reference_index, len(text))
+        states, mask = pack_sequences(lyrics, lyrics_mask, timbre, timbre_mask)
+        return pack_sequences(states, mask, text, text_mask)
 
 
-def by_song(
+def group_references(
     vectors: Float[Tensor, "n e"], index: Int[Tensor, " n"], songs: int
 ) -> tuple[Float[Tensor, "b r e"], Bool[Tensor, "b r"]]:
-    """Regroup reference vectors by the song that ``index`` names, in order of appearance; empty places are zero."""
-    own = F.one_hot(index, songs)  # (N, B)
-    place = (own.cumsum(0) * own).sum(1) - 1  # how many earlier references the same song has
-    counts = own.sum(0)
+    """Vectors grouped by song ``index``, in order of appearance, zero-padded, and the mask of the valid ones."""
+    one_hot = F.one_hot(index, songs)  # (N, B)
+    place = (one_hot.cumsum(0) * one_hot).sum(1) - 1  # number of earlier references of the same song
+    counts = one_hot.sum(0)
     most = int(counts.max())
     states = vectors.new_zeros(songs, most, vectors.shape[-1]).index_put((index, place), vectors)
     return states, torch.arange(most, device=index.device) < counts[:, None]
 
 
-def pack(
+def pack_sequences(
     first: Float[Tensor, "b k e"],
     first_mask: Bool[Tensor, "b k"],
     second: Float[Tensor, "b m e"],
     second_mask: Bool[Tensor, "b m"],
 ) -> tuple[Float[Tensor, "b k+m e"], Bool[Tensor, "b k+m"]]:
-    """Both sequences as one, valid rows to the front. Order is kept among valid and among padding rows."""
+    """Concatenate two sequences, valid rows first; the order among valid and among padding rows is kept."""
     states, mask = torch.cat([first, second], dim=1), torch.cat([first_mask, second_mask], dim=1)
     order = mask.long().argsort(dim=1, descending=True, stable=True)
     states = states.gather(1, order.unsqueeze(-1).expand_as(states))

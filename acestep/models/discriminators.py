@@ -1,7 +1,7 @@
-"""Judges of waveforms: convolutions over complex spectra at several resolutions, as EnCodec has them.
+"""Multi-scale STFT discriminator and its losses, for adversarial training of the autoencoder.
 
-Source: Défossez et al. 2022 (arXiv 2210.13438), section 3.4; EnCodec's ``msstftd.py``. Weights are normalised by
-norm. Shapes: B songs, A audio channels, S samples, F frequencies, T frames.
+Source: Défossez et al. 2022 (arXiv 2210.13438), section 3.4; EnCodec's ``msstftd.py``. Convolutions are
+weight-normalised. Shapes: B songs, A audio channels, S samples, F frequencies, T frames.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SLOPE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Sizes.
+    """Sizes of the multi-scale STFT discriminator.
 
     Args:
         channels: of every layer; EnCodec has 32, Stable Audio's autoencoder 64.
-        sizes: of the Fourier transforms, one judge each; hops are a quarter of them.
+        sizes: FFT sizes in samples, one discriminator each; hops are a quarter of them.
         audio_channels: of the waveform.
     """
 
@@ -39,15 +39,15 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a judge says of a waveform, and what it saw on the way: one tensor for each hidden layer."""
+class DiscriminatorOutput:
+    """Logits of one discriminator (positive: real) and the activations of its hidden layers."""
 
     logits: Float[Tensor, "b 1 t f"]
     features: list[Tensor]
 
 
-class SpectrumJudge(nn.Module):
-    """Judges at one resolution."""
+class STFTDiscriminator(nn.Module):
+    """Discriminator on the complex STFT at one resolution."""
 
     window: Tensor
 
@@ -56,15 +56,15 @@ class SpectrumJudge(nn.Module):
         self.size = size
         width = config.channels
         self.register_buffer("window", torch.hann_window(size), persistent=False)
-        # Time comes first: kernels are 3 frames high and 9 frequencies wide, and only frequencies are thinned out.
+        # Dimensions are (time, frequency): kernels span 3 frames and 9 bins, strides are along frequency only.
         layers = [_conv(2 * config.audio_channels, width, (3, 9))]
         layers += [_conv(width, width, (3, 9), stride=(1, 2), dilation=(dilation, 1)) for dilation in DILATIONS]
         layers += [_conv(width, width, (3, 3))]
         self.layers = nn.ModuleList(layers)
         self.last = _conv(width, 1, (3, 3))
 
-    def forward(self, audio: Float[Tensor, "b a s"]) -> Verdict:
-        """The verdict on ``audio``, which is padded where it is shorter than the window."""
+    def forward(self, audio: Float[Tensor, "b a s"]) -> DiscriminatorOutput:
+        """Zero-pads ``audio`` that is shorter than the window."""
         audio = F.pad(audio.float(), (0, max(0, self.size - audio.shape[-1])))
         spectrum = torch.stft(
             audio.flatten(0, 1), self.size, self.size // 4, window=self.window, normalized=True, return_complex=True
@@ -75,24 +75,25 @@ class SpectrumJudge(nn.Module):
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
             features.append(x)
-        return Verdict(self.last(x), features)
+        return DiscriminatorOutput(self.last(x), features)
 
 
 class Discriminator(nn.Module):
-    """Judges at several resolutions."""
+    """STFT discriminators at several resolutions."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
-        self.judges = nn.ModuleList(SpectrumJudge(config, size) for size in config.sizes)
+        # Saved training checkpoints name the parameters ``judges.*``.
+        self.judges = nn.ModuleList(STFTDiscriminator(config, size) for size in config.sizes)
 
-    def forward(self, audio: Float[Tensor, "b a s"]) -> list[Verdict]:
-        """Every judge's verdict."""
-        return [judge(audio) for judge in self.judges]
+    def forward(self, audio: Float[Tensor, "b a s"]) -> list[DiscriminatorOutput]:
+        """One output for each resolution."""
+        return [discriminator(audio) for discriminator in self.judges]
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Start values as torch's convolutions have them: a function of ``generator`` alone."""
+        """Initial weights with the distribution of torch's convolutions, from ``generator`` only."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 bound = module.weight[0].numel() ** -0.5
@@ -101,32 +102,32 @@ class Discriminator(nn.Module):
                 module.bias.uniform_(-bound, bound, generator=generator)
 
 
-def judge_loss(real: list[Verdict], made: list[Verdict]) -> Float[Tensor, ""]:
-    """What the judges are to lower: the hinge loss (Lim and Ye 2017, arXiv 1705.02894), averaged over judges."""
+def discriminator_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Float[Tensor, ""]:
+    """Hinge loss of the discriminators (Lim and Ye 2017, arXiv 1705.02894), averaged over resolutions."""
     losses = [
-        F.relu(1 - one.logits).mean() + F.relu(1 + other.logits).mean() for one, other in zip(real, made, strict=True)
+        F.relu(1 - one.logits).mean() + F.relu(1 + other.logits).mean() for one, other in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
-def deceive_loss(made: list[Verdict]) -> Float[Tensor, ""]:
-    """What the autoencoder is to lower: minus the judges' verdicts, averaged over judges."""
-    return torch.stack([-verdict.logits.mean() for verdict in made]).mean()
+def generator_loss(fake: list[DiscriminatorOutput]) -> Float[Tensor, ""]:
+    """Adversarial loss of the autoencoder: minus the logits of its output, averaged over resolutions."""
+    return torch.stack([-output.logits.mean() for output in fake]).mean()
 
 
-def feature_loss(real: list[Verdict], made: list[Verdict]) -> Float[Tensor, ""]:
-    """Mean difference of what the judges saw, relative to its size in each song (EnCodec, equation 5)."""
+def feature_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Float[Tensor, ""]:
+    """Feature matching: mean absolute difference, relative to the real features of each song (EnCodec, equation 5)."""
     losses = [
         ((other - one.detach()).abs().flatten(1).mean(1) / one.detach().abs().flatten(1).mean(1).clamp(min=1e-8)).mean()
-        for real_one, made_one in zip(real, made, strict=True)
-        for one, other in zip(real_one.features, made_one.features, strict=True)
+        for real_one, fake_one in zip(real, fake, strict=True)
+        for one, other in zip(real_one.features, fake_one.features, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
-Pair = tuple[int, int]
+Kernel = tuple[int, int]
 
 
-def _conv(inputs: int, outputs: int, kernel: Pair, stride: Pair = (1, 1), dilation: Pair = (1, 1)) -> nn.Module:
+def _conv(inputs: int, outputs: int, kernel: Kernel, stride: Kernel = (1, 1), dilation: Kernel = (1, 1)) -> nn.Module:
     padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
     return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation))

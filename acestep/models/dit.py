@@ -1,4 +1,4 @@
-"""The diffusion transformer: noisy latents, time, condition and context in, velocity out.
+"""The diffusion transformer: noisy latents, timestep, condition and context in, velocity out.
 
 Shapes: B songs, T latent frames, S = ceil(T / P) patches of P frames, C latent channels, L condition tokens,
 E condition width, H width.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from acestep.models.attention import Mask, attention_masks, hide
+from acestep.models.attention import Mask, additive_mask, attention_masks
 from acestep.models.layers import Attention, RMSNorm, StackConfig, SwiGLU
 from acestep.models.rotary import Rotary, rotary_table
 from acestep.types import Conditions
@@ -26,10 +26,10 @@ PERIOD = 10000.0
 
 
 class Padding(Enum):
-    """What the DiT makes of padded frames and padded condition tokens.
+    """How attention treats padded frames and padded condition tokens.
 
-    ``upstream`` attends to them like to everything else, so a song's result depends on its batch. ``masked``
-    hides them, so it does not. Without padding the two are one.
+    ``upstream`` attends to them as to all others, so a song's result depends on its batch. ``masked`` masks them, so
+    it does not. Without padding both are the same.
     """
 
     upstream = "upstream"
@@ -38,7 +38,7 @@ class Padding(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """Sizes of the DiT: its stack of layers, and what enters and leaves it."""
+    """Sizes of the DiT: its stack of layers, condition width, latent channels and patches."""
 
     stack: StackConfig
     condition_size: int
@@ -47,24 +47,22 @@ class DiTConfig:
     padding: Padding = Padding.upstream
 
 
-class ToPatches(nn.Conv1d):
-    """A convolution that steps as far as it reaches, as the matrix product that it is: channels last, before and after.
+class PatchEmbed(nn.Conv1d):
+    """Conv1d with kernel = stride, computed as one linear layer, channels last before and after.
 
-    Its own kernel would leave channels apart in memory, which costs every layer a copy, and torch's compiler for the
-    CPU (2.11) its right gradients.
+    Torch's convolution would return channels first, which costs every layer a copy, and gets wrong gradients from
+    torch's compiler for the CPU (2.11).
     """
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b s h"]:
-        """One row for each patch."""
         patches = x.unflatten(1, (-1, self.stride[0])).transpose(2, 3).flatten(2)
         return F.linear(patches, self.weight.flatten(1), self.bias)
 
 
-class FromPatches(nn.ConvTranspose1d):
-    """The way back, likewise."""
+class PatchUnembed(nn.ConvTranspose1d):
+    """ConvTranspose1d with kernel = stride, computed as one linear layer, channels last before and after."""
 
     def forward(self, x: Float[Tensor, "b s h"], output_size: list[int] | None = None) -> Float[Tensor, "b t c"]:
-        """The frames of each patch."""
         patch = self.stride[0]
         assert self.bias is not None
         frames = F.linear(x, self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(patch))
@@ -72,7 +70,7 @@ class FromPatches(nn.ConvTranspose1d):
 
 
 class TimestepEmbedding(nn.Module):
-    """A time in [0, 1] as an embedding and as the six modulations that every layer shares."""
+    """Timestep in [0, 1] to its embedding and the six adaptive-norm modulations shared by all layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -83,13 +81,16 @@ class TimestepEmbedding(nn.Module):
     def forward(
         self, t: Float[Tensor, " b"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b 6 h"]]:
-        """Embedding and modulations in ``dtype``; the sinusoid under them is float32."""
+        """Embedding and modulations in ``dtype``; the sinusoids are computed in float32."""
         embedding = self.linear_2(F.silu(self.linear_1(sinusoid(t).to(dtype))))
         return embedding, self.time_proj(F.silu(embedding)).unflatten(1, (6, -1))
 
 
 class DiTLayer(nn.Module):
-    """Self-attention and feed-forward modulated by time, with plain cross-attention to the condition between."""
+    """Self-attention, cross-attention to the condition, SwiGLU; the timestep modulates the first and the last.
+
+    :func:`acestep.models.cached_dit.cached_layer` is the same layer for inference, fused and with cached conditions.
+    """
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -111,22 +112,31 @@ class DiTLayer(nn.Module):
         mask: Mask,
         states_mask: Float[Tensor, "b 1 1 l"] | None,
     ) -> Float[Tensor, "b s h"]:
-        """Patches ``x`` attend to one another, then to the condition ``states``; ``modulation`` carries the time."""
+        """One layer.
+
+        Args:
+            x: patches.
+            states: condition tokens, keys and values of the cross-attention.
+            modulation: from the timestep, see :class:`TimestepEmbedding`.
+            rotary: rotary table of the patches.
+            mask: of the self-attention.
+            states_mask: of the cross-attention.
+        """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulations(modulation, x.dtype)
-        heard = self.self_attn(modulated(self.self_attn_norm(x), shift, scale), rotary=rotary, mask=mask)
-        x = torch.addcmul(x, gate, heard)
+        attended = self.self_attn(modulate(self.self_attn_norm(x), shift, scale), rotary=rotary, mask=mask)
+        x = torch.addcmul(x, gate, attended)
         x = x + self.cross_attn(self.cross_attn_norm(x), source=states, mask=states_mask)
-        return torch.addcmul(x, mlp_gate, self.mlp(modulated(self.mlp_norm(x), mlp_shift, mlp_scale)))
+        return torch.addcmul(x, mlp_gate, self.mlp(modulate(self.mlp_norm(x), mlp_shift, mlp_scale)))
 
     def modulations(self, shared: Float[Tensor, "b 6 h"], dtype: torch.dtype) -> tuple[Float[Tensor, "b 1 h"], ...]:
-        """Shift, scale and gate of self-attention, then of the feed-forward: this layer's own on those all share."""
+        """Shift, scale and gate of the self-attention, then of the MLP: the ``shared`` ones plus this layer's table."""
         return (self.scale_shift_table + shared).to(dtype).unsqueeze(2).unbind(1)
 
 
-def modulated(
+def modulate(
     x: Float[Tensor, "b s h"], shift: Float[Tensor, "#b 1 h"], scale: Float[Tensor, "#b 1 h"]
 ) -> Float[Tensor, "b s h"]:
-    """``x`` scaled and shifted as the time says."""
+    """``shift + x * (1 + scale)``."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
@@ -138,14 +148,14 @@ class DiT(nn.Module):
         stack, patch = config.stack, config.patch_size
         width = stack.hidden_size
         self.config = config
-        # Source latents, chunk mask and noisy latents share a frame's channels. Published names begin at 1.
-        self.proj_in = nn.Sequential(nn.Identity(), ToPatches(3 * config.channels, width, patch, stride=patch))
+        # Source latents, chunk mask and noisy latents share a frame's channels. The published names start at index 1.
+        self.proj_in = nn.Sequential(nn.Identity(), PatchEmbed(3 * config.channels, width, patch, stride=patch))
         self.time_embed = TimestepEmbedding(width)
         self.time_embed_r = TimestepEmbedding(width)
         self.condition_embedder = nn.Linear(config.condition_size, width)
         self.layers = nn.ModuleList(DiTLayer(stack) for _ in stack.layer_types)
         self.norm_out = RMSNorm(width, stack.rms_norm_eps)
-        self.proj_out = nn.Sequential(nn.Identity(), FromPatches(width, config.channels, patch, stride=patch))
+        self.proj_out = nn.Sequential(nn.Identity(), PatchUnembed(width, config.channels, patch, stride=patch))
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, width))
 
     def forward(
@@ -159,51 +169,53 @@ class DiT(nn.Module):
 
         Args:
             x_t: noisy latents.
-            t: time of each song, 1 = noise.
-            conditions: what the song is to be.
-            r: the end of a mean-flow step; ``None`` is ``t``, the only value the published models are used with.
+            t: timestep of each song, 1 = noise.
+            conditions: condition tokens, context latents and masks.
+            r: end of a mean-flow step; ``None`` is ``t``, the only value the published models are used with.
         """
-        frames, tokens = self.hidden(conditions)
-        x = self.enter(x_t, conditions.context, frames)  # (B, S, H)
+        frames, tokens = self.padding_masks(conditions)
+        x = self.embed_patches(x_t, conditions.context, frames)  # (B, S, H)
         states = self.condition_embedder(conditions.states)  # (B, L, H)
-        embedding, modulation = self.times(t, torch.zeros_like(t) if r is None else t - r, x.dtype)
-        rotary, masks = self.layout(x, frames)
-        states_mask = None if tokens is None else hide(tokens[:, None, None, :], x)
+        embedding, modulation = self.embed_time(t, torch.zeros_like(t) if r is None else t - r, x.dtype)
+        rotary, masks = self.rotary_and_masks(x, frames)
+        states_mask = None if tokens is None else additive_mask(tokens[:, None, None, :], x)
         for layer, kind in zip(self.layers, self.config.stack.layer_types, strict=True):
             x = layer(x, states, modulation, rotary, masks[kind], states_mask)
-        return self.leave(x, embedding)[:, : x_t.shape[1]]
+        return self.output(x, embedding)[:, : x_t.shape[1]]
 
-    def enter(
+    def embed_patches(
         self, x_t: Float[Tensor, "b t c"], context: Float[Tensor, "b t c2"], frames: Bool[Tensor, "b t"] | None
     ) -> Float[Tensor, "b s h"]:
-        """Latents and context as patches."""
+        """Context and noisy latents to patch embeddings; masked ``frames`` are zero."""
         x = torch.cat([context, x_t], dim=-1)  # (B, T, 3C)
         if frames is not None:
             x = x * frames.unsqueeze(-1)
         return self.proj_in(F.pad(x, (0, 0, 0, -x.shape[1] % self.config.patch_size)))
 
-    def times(
+    def embed_time(
         self, t: Float[Tensor, " b"], span: Float[Tensor, " b"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b 6 h"]]:
-        """Embedding and modulations of a time and of the ``span`` of a mean-flow step."""
+        """Embedding and modulations of a timestep and of the ``span`` of a mean-flow step."""
         embedding, modulation = self.time_embed(t, dtype)
         embedding_r, modulation_r = self.time_embed_r(span, dtype)
         return embedding + embedding_r, modulation + modulation_r
 
-    def layout(self, x: Float[Tensor, "b s h"], frames: Bool[Tensor, "b t"] | None) -> tuple[Rotary, dict[str, Mask]]:
-        """Where patches are, and what they see of one another by layer type."""
+    def rotary_and_masks(
+        self, x: Float[Tensor, "b s h"], frames: Bool[Tensor, "b t"] | None
+    ) -> tuple[Rotary, dict[str, Mask]]:
+        """Rotary table and self-attention masks by layer type for patches of ``x``'s shape."""
         stack = self.config.stack
         patches = None if frames is None else frames[:, :: self.config.patch_size]  # (B, S)
         rotary = rotary_table(x.shape[1], stack.head_dim, stack.rope_theta, x)
         return rotary, attention_masks(x.shape[1], stack.sliding_window, patches, x)
 
-    def leave(self, x: Float[Tensor, "b s h"], embedding: Float[Tensor, "#b h"]) -> Float[Tensor, "b p c"]:
-        """Patches as the velocity of their frames."""
+    def output(self, x: Float[Tensor, "b s h"], embedding: Float[Tensor, "#b h"]) -> Float[Tensor, "b p c"]:
+        """Final norm and projection: patches to the velocity of their frames."""
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).to(x.dtype).chunk(2, dim=1)  # (B, 1, H) each
-        return self.proj_out(modulated(self.norm_out(x), shift, scale))
+        return self.proj_out(modulate(self.norm_out(x), shift, scale))
 
-    def hidden(self, conditions: Conditions) -> tuple[Bool[Tensor, "b t"] | None, Bool[Tensor, "b l"] | None]:
-        """The frame and token masks to honour; ``None`` where nothing is to be hidden."""
+    def padding_masks(self, conditions: Conditions) -> tuple[Bool[Tensor, "b t"] | None, Bool[Tensor, "b l"] | None]:
+        """The frame and token masks to apply; ``None`` where nothing is masked."""
         if self.config.padding is Padding.upstream:
             return None, None
         frames, tokens = conditions.frame_mask, conditions.mask
@@ -213,7 +225,7 @@ class DiT(nn.Module):
 def sinusoid(t: Float[Tensor, " b"]) -> Float[Tensor, "b 256"]:
     """Cosines, then sines, of ``1000 t`` at 128 frequencies from 1 down to almost 1 / 10000.
 
-    The scaling happens in ``t``'s dtype, as upstream's does: times in bfloat16 are visibly rounded.
+    Scaled in ``t``'s dtype, as upstream does: bfloat16 timesteps are visibly rounded.
     """
     exponents = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32) / FREQUENCIES
     angles = (TIME_SCALE * t).float()[:, None] * torch.exp(-math.log(PERIOD) * exponents)

@@ -1,6 +1,6 @@
-"""The parts every transformer stack of the model is made of. Knows no diffusion, no text and no audio.
+"""Building blocks shared by all transformer stacks: RMSNorm, SwiGLU, attention, encoder layers.
 
-Shapes: B batch, L positions, K key positions, H width, N query heads, D width of one head.
+Shapes: B batch, L positions, K key positions, H width, N query heads, G key and value heads, D head width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from acestep.models.attention import FULL, SLIDING, Mask, attend, attention_masks
+from acestep.models.attention import FULL, SLIDING, Mask, attention_masks, scaled_dot_product
 from acestep.models.rotary import Rotary, rotary_table, rotate
 
 
@@ -21,8 +21,8 @@ from acestep.models.rotary import Rotary, rotary_table, rotate
 class StackConfig:
     """Sizes of one stack of layers, under the published names.
 
-    ``layer_types[i]`` says what layer i sees: everything (``full_attention``) or the positions at most
-    ``sliding_window`` away, both ends included (``sliding_attention``).
+    ``layer_types[i]`` is layer i's self-attention: ``full_attention``, or ``sliding_attention`` to positions at most
+    ``sliding_window`` away, inclusive.
     """
 
     hidden_size: int
@@ -43,10 +43,10 @@ class StackConfig:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads={self.num_key_value_heads}: must divide "
-                f"num_attention_heads={self.num_attention_heads}; each key head serves a whole group of query heads"
+                f"num_attention_heads={self.num_attention_heads}; each key head is shared by a group of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim}: must be even; rotary embedding turns pairs of channels")
+            raise ValueError(f"head_dim={self.head_dim}: must be even; rotary embedding rotates pairs of channels")
         if self.sliding_window is not None and self.sliding_window < 0:
             raise ValueError(f"sliding_window={self.sliding_window}: need at least 0 positions")
         for kind in self.layer_types:
@@ -63,65 +63,61 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
-        """``x`` with mean square 1, times the weight."""
-        return self.unit(x) * self.weight
+        return self.normalize(x) * self.weight
 
-    def unit(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
-        """``x`` with mean square 1."""
+    def normalize(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        """``x`` with mean square 1, without the weight."""
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(x.dtype)
-        return cast(Tensor, Unit.apply(x, self.eps)[0])  # torch has no kernel of its own for it there
+        return cast(Tensor, RMSNormFunction.apply(x, self.eps)[0])  # torch has no fused CPU kernel
 
-    def factor(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b 1"]:
-        """What makes ``x``'s mean square 1."""
-        return _factor(x, self.eps)
+    def inverse_rms(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b 1"]:
+        """``1 / sqrt(mean(x**2) + eps)``."""
+        return _inverse_rms(x, self.eps)
 
 
-class Unit(torch.autograd.Function):
-    """``RMSNorm.unit`` and its factor, with their gradient in half the turns that torch would take by itself.
+class RMSNormFunction(torch.autograd.Function):
+    """``RMSNorm.normalize`` and the inverse RMS, with a gradient in half the passes over memory of autograd's own.
 
-    The factor is an output so that what is kept for the gradient has gradients too. Forward derivatives of forward ones
-    are wrong, as of any function that torch 2.11 is told the derivative of: take one of both backward.
+    The inverse RMS is an output so that double backward can differentiate what is saved for backward. Forward-over-
+    forward derivatives are wrong, as of every function with a ``jvp`` in torch 2.11: take one of the two backward.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """``x`` with mean square 1, and what makes it so."""
-        factor = _factor(x, eps)
-        return (x * factor).to(x.dtype), factor
+        inverse_rms = _inverse_rms(x, eps)
+        return (x * inverse_rms).to(x.dtype), inverse_rms
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what came out."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
         ctx.save_for_forward(*output)
 
     @staticmethod
-    def backward(ctx: Any, of_y: Tensor | None, of_factor: Tensor | None) -> tuple[Tensor | None, None]:
-        """The gradient of ``x``: what of ``y``'s points along ``y`` is taken out, since the factor undoes it."""
-        y, factor = ctx.saved_tensors
-        wide = y.to(factor.dtype)
-        along = 0 if of_y is None else (y * of_y.to(factor.dtype)).sum(-1, keepdim=True)
-        if of_factor is not None:
-            along = along + of_factor * factor
+    def backward(ctx: Any, grad_y: Tensor | None, grad_inverse_rms: Tensor | None) -> tuple[Tensor | None, None]:
+        """The gradient of ``x``: that of ``y`` without its component along ``y``, times the inverse RMS."""
+        y, inverse_rms = ctx.saved_tensors
+        wide = y.to(inverse_rms.dtype)
+        along = 0 if grad_y is None else (y * grad_y.to(inverse_rms.dtype)).sum(-1, keepdim=True)
+        if grad_inverse_rms is not None:
+            along = along + grad_inverse_rms * inverse_rms
         along = along / -y.shape[-1]
-        gradient = wide * along if of_y is None else torch.addcmul(of_y.to(factor.dtype), wide, along)
-        return (gradient * factor).to(y.dtype), None
+        gradient = wide * along if grad_y is None else torch.addcmul(grad_y.to(inverse_rms.dtype), wide, along)
+        return (gradient * inverse_rms).to(y.dtype), None
 
     @staticmethod
-    def jvp(ctx: Any, of_x: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        """What a change of ``x`` makes of both."""
-        y, factor = ctx.saved_tensors
-        wide, change = y.to(factor.dtype), of_x.to(factor.dtype) * factor
+    def jvp(ctx: Any, x_tangent: Tensor, _: None) -> tuple[Tensor, Tensor]:
+        y, inverse_rms = ctx.saved_tensors
+        wide, change = y.to(inverse_rms.dtype), x_tangent.to(inverse_rms.dtype) * inverse_rms
         along = (wide * change).mean(-1, keepdim=True)
-        return torch.addcmul(change, wide, -along).to(y.dtype), -factor * along
+        return torch.addcmul(change, wide, -along).to(y.dtype), -inverse_rms * along
 
 
-def _factor(x: Float[Tensor, "*b h"], eps: float) -> Float[Tensor, "*b 1"]:
-    """What makes ``x``'s mean square 1; no square of ``x`` is written for it and read again."""
+def _inverse_rms(x: Float[Tensor, "*b h"], eps: float) -> Float[Tensor, "*b 1"]:
+    """From the vector norm, so that no square of ``x`` is written to memory."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return (norm.square() / x.shape[-1] + eps).rsqrt()
 
@@ -136,18 +132,16 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
-        """Each position on its own."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Attention(nn.Module):
-    """Bidirectional grouped-query attention with a norm on every query and key head."""
+    """Bidirectional grouped-query attention with RMSNorm on every query and key head."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         width, head, bias = config.hidden_size, config.head_dim, config.attention_bias
         self.head_dim = head
-        self.groups = config.num_attention_heads // config.num_key_value_heads
         self.q_proj = nn.Linear(width, config.num_attention_heads * head, bias=bias)
         self.k_proj = nn.Linear(width, config.num_key_value_heads * head, bias=bias)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * head, bias=bias)
@@ -165,26 +159,34 @@ class Attention(nn.Module):
         """Attend from ``x`` to ``source``, or to ``x`` itself.
 
         Args:
-            x: where queries come from.
-            source: where keys and values come from; ``None`` is ``x``.
-            rotary: positions of queries and keys, see ``rotary_table``; ``None`` leaves them unordered.
-            mask: what is seen of them, see ``attention_masks``.
+            x: input of the queries.
+            source: input of keys and values; ``None`` is ``x``.
+            rotary: rotary table of the positions; ``None`` for no position embedding.
+            mask: see ``attention_masks``.
         """
         q = self.queries(x, rotary)
-        return self.o_proj(attend(q, *self.keys_values(x if source is None else source, rotary), mask))
+        k, v = self.keys_values(x if source is None else source, rotary)
+        return self.o_proj(scaled_dot_product(q, k, v, mask))
 
     def queries(self, x: Float[Tensor, "b l h"], rotary: Rotary | None = None) -> Float[Tensor, "b l n d"]:
-        """What each position of ``x`` asks for."""
-        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)))
-        return q if rotary is None else rotate(q, rotary)
+        return normed_heads(self.q_proj, self.q_norm, x, rotary)
 
     def keys_values(
         self, source: Float[Tensor, "b k h"], rotary: Rotary | None = None
     ) -> tuple[Float[Tensor, "b k g d"], Float[Tensor, "b k g d"]]:
-        """What ``source`` offers: one pair of heads for each group of query heads."""
-        k = self.k_norm(self.k_proj(source).unflatten(-1, (-1, self.head_dim)))
-        v = self.v_proj(source).unflatten(-1, (-1, self.head_dim))
-        return k if rotary is None else rotate(k, rotary), v
+        """Key and value heads of ``source``."""
+        return normed_heads(self.k_proj, self.k_norm, source, rotary), self.value_heads(source)
+
+    def value_heads(self, source: Float[Tensor, "b k h"]) -> Float[Tensor, "b k g d"]:
+        return self.v_proj(source).unflatten(-1, (-1, self.head_dim))
+
+
+def normed_heads(
+    linear: nn.Module, norm: RMSNorm, x: Float[Tensor, "b l h"], rotary: Rotary | None = None
+) -> Float[Tensor, "b l n d"]:
+    """Query or key heads of ``x``: projected, normalised per head, and rotated if there is a table."""
+    heads = norm(linear(x).unflatten(-1, (-1, norm.weight.shape[0])))
+    return heads if rotary is None else rotate(heads, rotary)
 
 
 class EncoderLayer(nn.Module):
@@ -198,13 +200,12 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Float[Tensor, "b l h"], rotary: Rotary, mask: Mask) -> Float[Tensor, "b l h"]:
-        """Attend, then transform each position."""
         x = x + self.self_attn(self.input_layernorm(x), rotary=rotary, mask=mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Encoder(nn.Module):
-    """Embed, run ``depth`` encoder layers, normalise. Subclasses say what goes in and what comes out."""
+    """Embed, ``depth`` encoder layers, final norm. Subclasses define ``forward`` around :meth:`encode`."""
 
     def __init__(self, config: StackConfig, features: int, depth: int) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class Encoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def encode(self, x: Float[Tensor, "b l h"], valid: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l h"]:
-        """Layers and final norm over embedded positions; keys that are not ``valid`` are hidden."""
+        """Layers and final norm over embedded positions; keys that are not ``valid`` are masked."""
         config = self.config
         rotary = rotary_table(x.shape[1], config.head_dim, config.rope_theta, x)
         masks = attention_masks(x.shape[1], config.sliding_window, valid, x)

@@ -1,4 +1,4 @@
-"""Start values for a network hardly wider than a patch, which would else spend its youth on learning to carry noise."""
+"""Initialisation that routes x_t through the residual stream, for widths near one patch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import torch
 
 from acestep.models.acestep import AceStep
 
-QUIET = 0.12
-"""How much the layers hear and say at first in the channels that carry the noise."""
-LOUD = 3.0
-"""How much more cross-attention says at first than self-attention."""
-SHARP = 2.0
-"""Norm weights of the lyric encoder's queries and keys: words tell their places apart from the start."""
+NOISE_CHANNEL_GAIN = 0.12
+"""Factor on the initial weights that read from or write to the channels that carry x_t."""
+CROSS_ATTENTION_GAIN = 3.0
+"""Factor on the initial output of cross-attention relative to self-attention."""
+LYRIC_NORM_WEIGHT = 2.0
+"""Initial norm weight of the lyric encoder's queries and keys: sharper attention separates positions from the start."""
 
 
 @torch.no_grad()
 def init_passthrough(network: AceStep, generator: torch.Generator) -> None:
-    """Start from scratch with ``x_t`` passed through to the velocity, beside what the untrained layers say.
+    """Initialise from scratch with an identity path from ``x_t`` to the velocity.
 
-    A patch of ``x_t`` fills as many channels of the residual stream as it has numbers, and the last layer reads them
-    back; source latents and conditions meet in the channels that are left, to which the layers mostly listen. Not
-    upstream's start (:meth:`AceStep.init_weights`), whose networks are twenty patches wide.
+    The values of a patch of ``x_t`` enter as many channels of the residual stream, and the output projection reads
+    them back. Source latents and conditions enter the other channels, from which the layers mostly read. A narrow
+    network would otherwise learn slowly to carry the noise. Differs from upstream's initialisation
+    (:meth:`AceStep.init_weights`), whose networks are twenty patches wide.
 
     Raises:
         ValueError: the network has no channels beside a patch.
@@ -43,11 +44,11 @@ def init_passthrough(network: AceStep, generator: torch.Generator) -> None:
     out[:taken] = identity
     for name, weight in decoder.layers.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
-            weight[:taken].mul_(QUIET)
-            weight.mul_(LOUD if "cross_attn" in name else 1.0)
+            weight[:taken].mul_(NOISE_CHANNEL_GAIN)
+            weight.mul_(CROSS_ATTENTION_GAIN if "cross_attn" in name else 1.0)
         elif weight.ndim == 2 and "cross_attn.k_proj" not in name and "cross_attn.v_proj" not in name:
-            weight[:, :taken].mul_(QUIET)
+            weight[:, :taken].mul_(NOISE_CHANNEL_GAIN)
             weight[:, taken:].mul_(0.7 * (width / (width - taken)) ** 0.5)
     for name, weight in network.encoder.lyric_encoder.named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
-            weight.fill_(SHARP)
+            weight.fill_(LYRIC_NORM_WEIGHT)

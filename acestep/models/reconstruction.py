@@ -1,4 +1,4 @@
-"""Distances between a waveform and its reconstruction, differentiable. Knows spectra; knows no network.
+"""Differentiable reconstruction losses between waveforms: multi-resolution STFT, mel, KL divergence.
 
 Shapes: B songs, A audio channels, S samples. Sources: Stable Audio Tools ``training/losses`` (auraloss's sum and
 difference of multi-resolution STFT losses), arXiv 1910.11480 (Parallel WaveGAN) for the STFT loss itself.
@@ -17,51 +17,55 @@ from torch import Tensor
 
 FFT_SIZES = (2048, 1024, 512, 256, 128, 64, 32)
 FLOOR = 1e-8
-QUIET = 1e-2
-"""Root mean square, -40 dB: relative errors of quieter music are taken relative to this, else silence would drown out
-all other songs of a batch."""
+MIN_RMS = 1e-2
+"""RMS, -40 dB: the error of quieter songs is relative to this, or silence would dominate a batch."""
 WINDOW_POWER = 3 / 8
 """Mean square of a Hann window."""
 
 Audio = Float[Tensor, "b a s"]
 
 
-def stft_distance(made: Audio, wanted: Audio, sizes: Sequence[int] = FFT_SIZES) -> Float[Tensor, ""]:
-    """Spectral convergence plus the mean difference of log magnitudes, averaged over songs and ``sizes`` of transform.
+def stft_distance(output: Audio, target: Audio, sizes: Sequence[int] = FFT_SIZES) -> Float[Tensor, ""]:
+    """Spectral convergence plus the L1 distance of log magnitudes, averaged over songs and FFT ``sizes`` in samples.
 
-    Hops are a quarter of the size. Sizes longer than the waveform are left out. Convergence is relative to each song
-    by itself, so that a batch's distance is the mean of its songs'.
+    Hops are a quarter of the size. Sizes longer than the waveform are skipped. Convergence is relative to each song,
+    so that a batch's distance is the mean of its songs'.
+
+    Raises:
+        ValueError: the waveform is shorter than the smallest size.
     """
-    sizes = [size for size in sizes if size <= made.shape[-1]]
+    sizes = [size for size in sizes if size <= output.shape[-1]]
     if not sizes:
-        raise ValueError(f"audio has {made.shape[-1]} samples: need at least {min(FFT_SIZES)}")
+        raise ValueError(f"audio has {output.shape[-1]} samples: need at least {min(FFT_SIZES)}")
     distances = []
     for size in sizes:
-        one, other = _magnitudes(made, size), _magnitudes(wanted, size)
-        apart, whole = (torch.linalg.vector_norm(values, dim=(1, 2, 3)) for values in (one - other, other))
-        quiet = QUIET * math.sqrt(other[0].numel() * WINDOW_POWER * size)
-        distances.append((apart / whole.clamp(min=quiet)).mean() + (one.log() - other.log()).abs().mean())
+        one, other = _magnitudes(output, size), _magnitudes(target, size)
+        error, norm = (torch.linalg.vector_norm(values, dim=(1, 2, 3)) for values in (one - other, other))
+        min_norm = MIN_RMS * math.sqrt(other[0].numel() * WINDOW_POWER * size)
+        distances.append((error / norm.clamp(min=min_norm)).mean() + (one.log() - other.log()).abs().mean())
     return torch.stack(distances).mean()
 
 
-def stereo_distance(made: Audio, wanted: Audio, sizes: Sequence[int] = FFT_SIZES) -> dict[str, Float[Tensor, ""]]:
-    """``stft_distance`` of the sum and difference of two channels, and of the channels themselves; mono has no sum."""
-    found = {"stft": stft_distance(made, wanted, sizes)}
-    if made.shape[1] == 2:
-        found["stft_sum_difference"] = stft_distance(sum_difference(made), sum_difference(wanted), sizes)
-    return found
+def stereo_distance(output: Audio, target: Audio, sizes: Sequence[int] = FFT_SIZES) -> dict[str, Float[Tensor, ""]]:
+    """``stft_distance`` of the channels and, for stereo, of their sum and difference."""
+    distances = {"stft": stft_distance(output, target, sizes)}
+    if output.shape[1] == 2:
+        distances["stft_sum_difference"] = stft_distance(sum_difference(output), sum_difference(target), sizes)
+    return distances
 
 
-def mel_distance(made: Audio, wanted: Audio, sample_rate: int, size: int = 2048, bands: int = 128) -> Float[Tensor, ""]:
-    """Mean difference of log mel spectra."""
-    size = min(size, made.shape[-1])
-    mel = _mel(sample_rate, size, min(bands, size // 16), made.device)
-    one, other = (mel(audio.float()).clamp(min=1e-5).log10() for audio in (made, wanted))
+def mel_distance(
+    output: Audio, target: Audio, sample_rate: int, size: int = 2048, bands: int = 128
+) -> Float[Tensor, ""]:
+    """L1 distance of log10 mel spectra."""
+    size = min(size, output.shape[-1])
+    mel = _mel(sample_rate, size, min(bands, size // 16), output.device)
+    one, other = (mel(audio.float()).clamp(min=1e-5).log10() for audio in (output, target))
     return (one - other).abs().mean()
 
 
 def gaussian_kl(mean: Float[Tensor, "b t c"], scale: Float[Tensor, "b t c"]) -> Float[Tensor, ""]:
-    """Kullback-Leibler divergence of a diagonal Gaussian from the standard one, per frame, in nats."""
+    """KL divergence of a diagonal Gaussian from the standard normal, per frame, in nats."""
     variance = scale.square()
     return 0.5 * (mean.square() + variance - variance.log() - 1).sum(-1).mean()
 

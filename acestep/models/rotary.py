@@ -1,6 +1,6 @@
-"""Positions as rotations of pairs of channels (Su et al. 2021, arXiv 2104.09864), in the half-split layout.
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split layout.
 
-Shapes: B batch, L positions, N heads, D width of one head.
+Shapes: B batch, L positions, N heads, D head width.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def rotary_table(length: int, width: int, theta: float, like: Tensor) -> Rotary:
 
 
 def rotate(x: Float[Tensor, "b l n d"], rotary: Rotary) -> Float[Tensor, "b l n d"]:
-    """Turn channel pairs (i, i + D/2) by their position's angle (half-split layout)."""
+    """Rotate channel pairs (i, i + D/2) by their position's angle."""
     return cast(Tensor, Rotation.apply(x, *rotary))
 
 
-def weighted(rotary: Rotary, weight: Float[Tensor, " d"]) -> Rotary:
-    """The table that turns ``x`` as ``rotary`` turns ``x * weight``."""
+def scale_rotary(rotary: Rotary, weight: Float[Tensor, " d"]) -> Rotary:
+    """The table with which rotating ``x`` equals rotating ``x * weight`` by ``rotary``."""
     cos, sin = rotary
     return cos * weight, sin * weight.roll(len(weight) // 2)
 
 
-def turned(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = None) -> Float[Tensor, "b l n d"]:
-    """``rotate`` without a gradient, into ``out`` where that is given."""
+def rotate_forward(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = None) -> Float[Tensor, "b l n d"]:
+    """:func:`rotate` without autograd, into ``out`` if given."""
     cos, sin = (table.unsqueeze(1) for table in rotary)  # (L, 1, D)
     half = x.shape[-1] // 2
     out = torch.mul(x, cos, out=out)
@@ -45,28 +45,25 @@ def turned(x: Float[Tensor, "b l n d"], rotary: Rotary, out: Tensor | None = Non
 
 
 class Rotation(torch.autograd.Function):
-    """``rotate`` with its gradient, which is turned the other way: less is written than torch would by itself."""
+    """:func:`rotate` with its gradient, the inverse rotation: fewer intermediate tensors than autograd's own."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turned by the angles of which these are cosine and sine."""
-        return turned(x, (cos, sin))
+        return rotate_forward(x, (cos, sin))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keep the table."""
         ctx.save_for_backward(*inputs[1:])
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of ``x``; the table's have none."""
+        """The gradient of ``x``; cosine and sine are constants."""
         cos, sin = ctx.saved_tensors
         return cast(Tensor, Rotation.apply(gradients[0], cos, -sin)), None, None
 
     @staticmethod
-    def jvp(ctx: Any, of_x: Tensor, *_: None) -> Tensor:
-        """What a change of ``x`` makes of it."""
-        return cast(Tensor, Rotation.apply(of_x, *ctx.saved_tensors))
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        return cast(Tensor, Rotation.apply(x_tangent, *ctx.saved_tensors))

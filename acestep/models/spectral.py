@@ -1,8 +1,8 @@
-"""The micro world's autoencoder: semitone amplitudes and four noise bands, rotated to 64 channels at 25 Hz.
+"""The micro world's autoencoder: semitone amplitudes and four noise bands, projected to 64 channels at 25 Hz.
 
-A linear projection of a log spectrum in place of a learned codec: it is fitted in seconds, and its decoder, a bank
-of oscillators on the equal-tempered grid plus band noise, gives back pitched music and drums well enough to judge.
-Spectral modelling after Serra and Smith, Computer Music Journal 14(4), 1990. Knows no song and no file.
+A linear projection (PCA) of a log spectrum instead of a learned codec. It is fitted in seconds, and its decoder, a
+bank of oscillators on the equal-tempered grid plus filtered noise, reproduces pitched music and drums well enough for
+evaluation. Spectral modelling after Serra and Smith, Computer Music Journal 14(4), 1990.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from acestep.types import Posterior
 
 NOISE_EDGES_HZ = (5_500.0, 8_000.0, 11_000.0, 15_000.0, 20_000.0)
 ZONE_EDGES_HZ = (0.0, 250.0, 1_000.0, 5_400.0)
-# First MIDI note that each analysis window serves: long windows tell low notes apart, short ones keep time.
+# (first MIDI note, window in samples): long windows separate low notes, short windows resolve time.
 WINDOWS = ((31, 4096), (36, 8192), (60, 4096), (84, 2048))
 NOISE_SEED = 0
 NOISE_SAMPLES = 1 << 18
@@ -29,10 +29,10 @@ NOISE_SAMPLES = 1 << 18
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralConfig:
-    """Shapes and constants of :class:`SpectralAutoencoder`.
+    """Sizes and constants of :class:`SpectralAutoencoder`.
 
-    ``floor`` is the amplitude below which a band counts as silent; ``posterior_scale`` is the standard deviation
-    that the encoder states for every latent, a fixed allowance for what the projection leaves out.
+    ``floor`` is the amplitude below which a band counts as silent; ``posterior_scale`` is the fixed standard deviation
+    of the posterior of every latent.
     """
 
     sample_rate: int = 48_000
@@ -53,20 +53,20 @@ class SpectralConfig:
 
     @property
     def notes(self) -> int:
-        """Oscillators, one a semitone."""
+        """Number of oscillators, one per semitone."""
         return self.highest_note - self.lowest_note + 1
 
     @property
     def features(self) -> int:
-        """Numbers measured per frame: notes, noise bands, and a left-right balance per zone and for the noise."""
+        """Features per frame: notes, noise bands, and a left-right balance per frequency zone and for the noise."""
         return self.notes + len(NOISE_EDGES_HZ) - 1 + len(ZONE_EDGES_HZ)
 
 
 class SpectralAutoencoder(nn.Module):
     """Encodes ``(B, 2, S)`` to ``(B, T, 64)`` and back; implements :class:`acestep.types.Autoencoder`.
 
-    The buffers ``mean`` ``(features,)``, ``analysis`` ``(features, 64)`` and ``synthesis`` ``(64, features)`` are
-    what :meth:`fit` finds.
+    :meth:`fit` sets the buffers ``mean`` ``(features,)``, ``analysis`` ``(features, 64)`` and ``synthesis``
+    ``(64, features)``.
     """
 
     mean: Tensor
@@ -89,12 +89,12 @@ class SpectralAutoencoder(nn.Module):
         return Posterior(mean, torch.full_like(mean, self.config.posterior_scale))
 
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
-        """The waveform that ``latents`` describe, ``hop`` samples a frame."""
+        """Waveform of ``latents``, ``hop`` samples per frame."""
         return self.decode_at(latents, 0)
 
     @torch.no_grad()
     def decode_at(self, latents: Float[Tensor, "b t c"], first: int) -> Float[Tensor, "b a s"]:
-        """The waveform of a part of a song that begins at frame ``first``: phases run on from the song's start."""
+        """Waveform of a section that starts at frame ``first`` of a song: phases continue from the song's start."""
         features = latents @ self.synthesis + self.mean
         notes, bands = self.config.notes, len(NOISE_EDGES_HZ) - 1
         amplitudes = (10 ** (features[..., : notes + bands] - 3) - self.config.floor).clamp(0, 2)
@@ -103,30 +103,30 @@ class SpectralAutoencoder(nn.Module):
         sides = []
         for side in (balance, 1 - balance):
             gains = math.sqrt(2) * side[..., zones]
-            tones = _sharpen(amplitudes[..., :notes]) * gains[..., :notes]
-            hiss = self._hiss(amplitudes[..., notes:] * gains[..., notes:], first)
-            sides.append(self._oscillate(tones, first) + hiss)
+            tones = _suppress_side_lobes(amplitudes[..., :notes]) * gains[..., :notes]
+            noise = self._band_noise(amplitudes[..., notes:] * gains[..., notes:], first)
+            sides.append(self._oscillate(tones, first) + noise)
         return torch.stack(sides, dim=1)
 
     @torch.no_grad()
     def features(self, audio: Float[Tensor, "b a s"]) -> Float[Tensor, "b t f"]:
-        """Log amplitude of every semitone and noise band, and log left-right ratio of every zone, per frame."""
+        """Log10 amplitude of every semitone and noise band, and log10 left-right ratio of every zone, per frame."""
         config = self.config
         left, right = audio[:, 0], audio[:, -1]
         mid = (left + right) / math.sqrt(2)
-        tones = [self._tones(mid, window, low, high) for window, low, high in self._ranges()]
+        tones = [self._tones(mid, window, low, high) for window, low, high in self._window_ranges()]
         zone_edges = [*pairwise(ZONE_EDGES_HZ), (NOISE_EDGES_HZ[0], NOISE_EDGES_HZ[-1])]
         levels = [self._bands(side, 4096, zone_edges) for side in (left, right)]
-        hiss = self._bands(mid, 2048, list(pairwise(NOISE_EDGES_HZ)))
-        amplitudes = torch.cat([*tones, hiss], -1)
+        noise_levels = self._bands(mid, 2048, list(pairwise(NOISE_EDGES_HZ)))
+        amplitudes = torch.cat([*tones, noise_levels], -1)
         ratio = torch.log10((levels[0] + config.floor) / (levels[1] + config.floor))
         return torch.cat([torch.log10(amplitudes + config.floor) + 3, ratio], -1)
 
     def fit(self, features: Float[Tensor, "n f"], whitening: float = 0.4) -> None:
         """Set the projection to the leading principal components of ``features``.
 
-        ``whitening`` 1 gives every channel unit variance, 0 keeps the components' own proportions; the mean
-        variance over channels is 1 either way.
+        ``whitening`` 1 gives every channel unit variance, 0 keeps the variances' proportions; the mean variance over
+        channels is 1 in both cases.
         """
         features = features.double()
         mean = features.mean(0)
@@ -139,12 +139,12 @@ class SpectralAutoencoder(nn.Module):
         self.analysis.copy_(vectors / widths)
         self.synthesis.copy_((vectors * widths).T)
 
-    def _ranges(self) -> list[tuple[int, int, int]]:
+    def _window_ranges(self) -> list[tuple[int, int, int]]:
         edges = [low for low, _ in WINDOWS[1:]] + [self.config.highest_note + 1]
         return [(window, low, high) for (low, window), high in zip(WINDOWS, edges, strict=True)]
 
     def _frames(self, signal: Float[Tensor, "b s"], window: int) -> Float[Tensor, "b t w"]:
-        """Hann-windowed stretches of ``window`` samples around every frame's centre."""
+        """Hann-windowed segments of ``window`` samples centred on every frame."""
         frames = signal.shape[-1] // self.hop
         before = window // 2 - self.hop // 2
         after = max((frames - 1) * self.hop + window - before - signal.shape[-1], 0)
@@ -162,61 +162,61 @@ class SpectralAutoencoder(nn.Module):
         return torch.hypot(frames @ phase.cos().to(signal), frames @ phase.sin().to(signal))
 
     def _bands(self, signal: Float[Tensor, "b s"], window: int, edges: list[tuple[float, float]]) -> Tensor:
-        """Root mean square amplitude of each band of frequencies, per frame."""
+        """RMS amplitude of each frequency band, per frame."""
         power = torch.fft.rfft(self._frames(signal, window)).abs().square()
         hz = torch.fft.rfftfreq(window, 1 / self.sample_rate, device=signal.device)
         inside = torch.stack([((hz >= low) & (hz < high)).to(signal) for low, high in edges], -1)
         return (power @ inside / 3).sqrt()
 
     def _zones(self, device: torch.device) -> Tensor:
-        """Index of the balance that each oscillator and noise band follows."""
+        """Index of the left-right balance of each oscillator and noise band."""
         hz = self._hz(self.config.lowest_note, self.config.highest_note + 1, device)
         tones = torch.bucketize(hz, torch.tensor(ZONE_EDGES_HZ[1:-1], dtype=hz.dtype, device=device))
         return torch.cat([tones, tones.new_full((len(NOISE_EDGES_HZ) - 1,), len(ZONE_EDGES_HZ) - 1)])
 
-    def _between(self, values: Float[Tensor, "b t k"]) -> tuple[Tensor, Tensor]:
-        """Values at the start and end of each of ``t + 1`` stretches from frame centre to frame centre."""
+    def _endpoints(self, values: Float[Tensor, "b t k"]) -> tuple[Tensor, Tensor]:
+        """Values at start and end of each of the ``t + 1`` segments between frame centres."""
         padded = torch.cat([values[:, :1], values, values[:, -1:]], 1)
         return padded[:, :-1], padded[:, 1:]
 
     def _oscillate(self, amplitudes: Float[Tensor, "b t n"], first: int) -> Float[Tensor, "b s"]:
-        """Sinusoids of fixed phase whose amplitudes run linearly between frame centres, summed by matrix products."""
+        """Sum of fixed-phase sinusoids, amplitudes interpolated linearly between frame centres, as matrix products."""
         device = amplitudes.device
         hz = self._hz(self.config.lowest_note, self.config.highest_note + 1, device)
         inside = torch.arange(self.hop, dtype=torch.float64, device=device) / self.sample_rate
         sine = (2 * math.pi * hz[:, None] * inside).sin().to(amplitudes)
         cosine = (2 * math.pi * hz[:, None] * inside).cos().to(amplitudes)
-        stretches = (torch.arange(amplitudes.shape[1] + 1, dtype=torch.float64, device=device) + first) * self.hop
-        turns = stretches[:, None] * hz / self.sample_rate + 0.618034 * torch.arange(len(hz), device=device)
-        phase = 2 * math.pi * (turns % 1)
+        segments = (torch.arange(amplitudes.shape[1] + 1, dtype=torch.float64, device=device) + first) * self.hop
+        cycles = segments[:, None] * hz / self.sample_rate + 0.618034 * torch.arange(len(hz), device=device)
+        phase = 2 * math.pi * (cycles % 1)
         ramp = (inside * self.sample_rate / self.hop).to(amplitudes)
         start, end = (
             (value * phase.cos().to(value)) @ sine + (value * phase.sin().to(value)) @ cosine
-            for value in self._between(amplitudes)
+            for value in self._endpoints(amplitudes)
         )
-        return self._cut(start * (1 - ramp) + end * ramp)
+        return self._trim(start * (1 - ramp) + end * ramp)
 
-    def _hiss(self, amplitudes: Float[Tensor, "b t k"], first: int) -> Float[Tensor, "b s"]:
-        """Fixed band noise, looped, at the given amplitudes."""
+    def _band_noise(self, amplitudes: Float[Tensor, "b t k"], first: int) -> Float[Tensor, "b s"]:
+        """Looped filtered noise with the given amplitudes."""
         ramp = torch.arange(self.hop, device=amplitudes.device) / self.hop
         out = torch.zeros((), device=amplitudes.device)
         for band, loop in enumerate(_noise_loops(self.sample_rate)):
             noise = loop.to(amplitudes)
-            start, end = self._between(amplitudes[..., band : band + 1])
+            start, end = self._endpoints(amplitudes[..., band : band + 1])
             envelope = start * (1 - ramp) + end * ramp
             samples = torch.arange(envelope.shape[1] * self.hop, device=amplitudes.device) + first * self.hop
             index = samples % NOISE_SAMPLES
             out = out + envelope * noise[index].view(envelope.shape[1], self.hop)
-        return self._cut(out)
+        return self._trim(out)
 
-    def _cut(self, stretches: Float[Tensor, "b n h"]) -> Float[Tensor, "b s"]:
-        """Drop the half frame before the first and after the last frame's centre."""
-        return stretches.flatten(1)[:, self.hop // 2 : -(self.hop // 2)]
+    def _trim(self, segments: Float[Tensor, "b n h"]) -> Float[Tensor, "b s"]:
+        """Drop the half frame before the first frame's centre and the one after the last."""
+        return segments.flatten(1)[:, self.hop // 2 : -(self.hop // 2)]
 
 
 @cache
 def _noise_loops(sample_rate: int) -> list[Float[Tensor, " s"]]:
-    """One loop of unit-variance noise a band, always the same."""
+    """One loop of unit-variance noise per band, from a fixed seed."""
     spectrum = torch.fft.rfft(torch.randn(NOISE_SAMPLES, generator=torch.Generator().manual_seed(NOISE_SEED)))
     hz = torch.fft.rfftfreq(NOISE_SAMPLES, 1 / sample_rate)
     edges = pairwise(NOISE_EDGES_HZ)
@@ -224,7 +224,7 @@ def _noise_loops(sample_rate: int) -> list[Float[Tensor, " s"]]:
     return [loop / loop.std() for loop in loops]
 
 
-def _sharpen(amplitudes: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
-    """Thin out the analysis blur: a note weaker than its neighbour is the neighbour's skirt, not a note."""
+def _suppress_side_lobes(amplitudes: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
+    """Attenuate semitones weaker than a neighbour: they are spectral leakage of that note."""
     loudest = F.max_pool1d(amplitudes, 3, stride=1, padding=1)
     return amplitudes * (amplitudes / loudest.clamp_min(1e-9)) ** 2

@@ -1,4 +1,4 @@
-"""Latents to 5 Hz codes and back: pooler, finite scalar quantiser, detokenizer.
+"""Latents to 5 Hz codes and back: attention pooler, finite scalar quantization, detokenizer.
 
 Shapes: B songs, T latent frames, W frames per code, G = ceil(T / W) codes, C latent channels, E width, L levels.
 """
@@ -16,10 +16,10 @@ from acestep.models.layers import Encoder, StackConfig
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation: a vector to one of ``prod(levels)`` codes and back.
+    """Finite scalar quantization: a vector to one of ``prod(levels)`` codes and back.
 
-    Computes in float32 whatever the dtype of weights and input: codes sit on rounding boundaries.
-    Upstream: ``ResidualFSQ`` of vector-quantize-pytorch with one stage.
+    Computes in float32 whatever the dtype of weights and input: rounding to a level is sensitive to precision.
+    Source: upstream, ``ResidualFSQ`` of vector-quantize-pytorch with one stage.
     """
 
     def __init__(self, width: int, levels: tuple[int, ...]) -> None:
@@ -30,11 +30,10 @@ class FSQ(nn.Module):
 
     @property
     def codebook_size(self) -> int:
-        """How many codes there are."""
         return math.prod(self.levels)
 
     def forward(self, x: Float[Tensor, "*b e"]) -> tuple[Float[Tensor, "*b e"], Int[Tensor, "*b"]]:
-        """The quantised vectors, with straight-through gradients, and their codes."""
+        """The quantized vectors, with straight-through gradients, and their codes."""
         with torch.autocast(x.device.type, enabled=False):
             z = F.linear(x.float(), self.project_in.weight.float(), self.project_in.bias.float())
             steps = self._levels(z) - 1
@@ -51,14 +50,14 @@ class FSQ(nn.Module):
         return 2 * digits / (levels - 1) - 1
 
     def decode(self, codes: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
-        """The quantised vectors that ``codes`` stand for."""
+        """The quantized vectors of ``codes``."""
         with torch.autocast(codes.device.type, enabled=False):
             return self._project_out(self.values(codes)).to(self.project_out.weight.dtype)
 
     def _project_out(self, values: Float[Tensor, "*b l"]) -> Float[Tensor, "*b e"]:
         return F.linear(values, self.project_out.weight.float(), self.project_out.bias.float())
 
-    # Made anew on every call: buffers would be rounded when the model is cast and lost on the meta device.
+    # Built on every call: buffers would be rounded when the model is cast, and lost on the meta device.
     def _levels(self, like: Tensor) -> Float[Tensor, " l"]:
         return torch.tensor(self.levels, device=like.device, dtype=torch.float32)
 
@@ -67,14 +66,13 @@ class FSQ(nn.Module):
 
 
 class AttentionPooler(Encoder):
-    """A group of frames to one vector: the output of a learned token put before them."""
+    """A group of frames to one vector: the output of a learned token prepended to them."""
 
     def __init__(self, config: StackConfig, depth: int) -> None:
         super().__init__(config, config.hidden_size, depth)
         self.special_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
 
     def forward(self, groups: Float[Tensor, "b g w e"]) -> Float[Tensor, "b g e"]:
-        """One vector for each group."""
         x = self.embed_tokens(groups).flatten(0, 1)  # (B*G, W, E)
         x = torch.cat([self.special_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return self.encode(x)[:, 0].unflatten(0, groups.shape[:2])
@@ -93,19 +91,19 @@ class AudioTokenizer(nn.Module):
     def forward(
         self, latents: Float[Tensor, "b t c"], silence: Float[Tensor, "1 ts c"]
     ) -> tuple[Float[Tensor, "b g e"], Int[Tensor, "b g"]]:
-        """Quantised vectors and codes. The last group is filled up with the first frames of ``silence``."""
+        """Quantized vectors and codes. The last group is padded with the first frames of ``silence``."""
         missing = -latents.shape[1] % self.window
         filler = silence[:, :missing].expand(len(latents), -1, -1).to(latents.dtype)
         groups = torch.cat([latents, filler], dim=1).unflatten(1, (-1, self.window))
         return self.quantizer(self.attention_pooler(self.audio_acoustic_proj(groups)))
 
     def code_mask(self, frame_mask: Bool[Tensor, "b t"]) -> Bool[Tensor, "b g"]:
-        """True for the codes that stand for at least one real frame."""
+        """True for codes with at least one valid frame."""
         return F.pad(frame_mask, (0, -frame_mask.shape[1] % self.window)).unflatten(1, (-1, self.window)).any(-1)
 
 
 class AudioDetokenizer(Encoder):
-    """Quantised vectors to 25 Hz latents (upstream ``AudioTokenDetokenizer``)."""
+    """Quantized vectors to 25 Hz latents (upstream ``AudioTokenDetokenizer``)."""
 
     def __init__(self, config: StackConfig, *, channels: int, window: int, depth: int) -> None:
         super().__init__(config, config.hidden_size, depth)
@@ -113,7 +111,7 @@ class AudioDetokenizer(Encoder):
         self.proj_out = nn.Linear(config.hidden_size, channels)
 
     def forward(self, quantized: Float[Tensor, "b g e"]) -> Float[Tensor, "b t c"]:
-        """As many frames for each vector as a code has."""
+        """W frames for each vector."""
         x = self.embed_tokens(quantized).unsqueeze(2) + self.special_tokens  # (B, G, W, E)
         x = self.proj_out(self.encode(x.flatten(0, 1)))  # (B*G, W, C)
         return x.unflatten(0, quantized.shape[:2]).flatten(1, 2)

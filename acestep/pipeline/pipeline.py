@@ -1,4 +1,4 @@
-"""Songs in words to songs as audio, and audio to latents: every waveform the project makes comes from here."""
+"""Songs to audio, and audio to latents: the only place where waveforms are generated."""
 
 from __future__ import annotations
 
@@ -11,49 +11,60 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acestep.adapters import adapter_base, is_adapter, load_adapter
-from acestep.adapters.bank import Bank
+from acestep.adapters import load_adapter
+from acestep.adapters.adapter_set import AdapterSet
 from acestep.audio.audio import Audio
-from acestep.audio.loudness import Normalize, levelled
+from acestep.audio.loudness import Normalize, normalize_level
 from acestep.audio.tiling import tiled_decode
 from acestep.conditioning.encode import Conditioner
 from acestep.data.encode import TiledEncoder
 from acestep.flow.sampler import OnStep, Sampler
-from acestep.memory import Memory, Placement, quantise
+from acestep.memory import MemoryMode, Placement, quantize_network
 from acestep.models.acestep import AceStep
 from acestep.models.dit import Padding
-from acestep.pipeline import build
 from acestep.pipeline.build import (
+    OpenedWeights,
     build_autoencoder,
     build_conditioner,
     build_network,
     build_sampler,
-    choice,
     named_dtype,
+    open_weights,
+    parse_enum,
+    swap_autoencoder,
+    weight_of,
 )
-from acestep.pipeline.prepare import Prepared, batches, called, keeps_source, prepare, source_seconds, spliced
-from acestep.pipeline.sample import BatchSampler
-from acestep.planner.codes import CODES_PER_SECOND
-from acestep.planner.hints import check_codes, hints
-from acestep.songs.checks import TASKS, checked_request
-from acestep.types import AdapterUse, Autoencoder, Posterior, Request, Song
+from acestep.pipeline.prepare import (
+    PreparedSong,
+    batch_songs,
+    keeps_source,
+    prepare_song,
+    song_label,
+    source_seconds,
+    splice_source,
+)
+from acestep.pipeline.sample import LatentSampler
+from acestep.planner.codes import CODES_PER_SECOND, check_codes, codes_to_latents
+from acestep.songs import AdapterUse, Request, Song
+from acestep.songs.checks import TASKS, validate_request
+from acestep.songs.song import AnySong
+from acestep.types import Autoencoder, Posterior
 from acestep.units import frames_to_seconds, seconds_to_frames
 from acestep.weights.checkpoint import Checkpoint, Lengths
-from acestep.weights.open import find_folder, open_checkpoint
 from acestep.weights.save import save_checkpoint
 
 DECODE_CHUNK, DECODE_OVERLAP = 2048, 64
-"""Latent frames. Upstream's overlap (``vae_decode.py``); its chunk of 512 would be a quarter overlap for no memory."""
+"""Latent frames. The overlap is upstream's (``vae_decode.py``); with its chunk of 512, a quarter would be overlap."""
 
 OnLatents = Callable[[Song, Float[Tensor, "t c"]], None]
-"""Told of each song's latents before they are decoded."""
+"""Called with each song and its latents before they are decoded."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The parts of a model, built, as one instrument.
+    """A model: its networks, its sampler, and the device that they run on.
 
     Example:
         >>> from acestep.flow import Euler, Linear, NoGuidance, Sampler
@@ -65,16 +76,16 @@ class Pipeline:
 
     Args:
         network: DiT, condition encoder and tokenizer.
-        autoencoder: waveform to latents and back.
-        conditioner: songs to condition inputs.
-        lengths: seconds of music that the checkpoint makes.
-        sampler: used where ``generate`` gets none.
-        checkpoint: what the parts were built from.
-        placement: where parts work, and whether they wait elsewhere.
+        autoencoder: waveforms to latents and back.
+        conditioner: songs to conditioning inputs.
+        lengths: durations that the checkpoint supports.
+        sampler: default of ``generate``.
+        checkpoint: source of the networks.
+        placement: device of the networks, and whether they are offloaded while unused.
         decode_chunk: latent frames that are decoded at a time, which bounds the memory; ``None`` decodes songs whole.
-        allow_untrained: whether tasks may be asked for that the checkpoint was not trained for.
-        merged: adapters that are part of the network's weights.
-        compiled: whether torch compiles the DiT's layers: a wait once; the same music but for rounding.
+        allow_untrained: whether to accept tasks that the checkpoint was not trained on.
+        merged: adapters that were merged into the network's weights.
+        compiled: whether to use ``torch.compile`` for the DiT's layers; the result differs by rounding only.
     """
 
     network: AceStep
@@ -88,78 +99,69 @@ class Pipeline:
     allow_untrained: bool = False
     merged: tuple[AdapterUse, ...] = ()
     compiled: bool = False
-    bank: Bank = field(init=False, repr=False, compare=False)
+    adapter_set: AdapterSet = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """The adapters that songs ask for are kept with the network."""
-        object.__setattr__(self, "bank", Bank(self.network.decoder, self.merged))
+        object.__setattr__(self, "adapter_set", AdapterSet(self.network.decoder, self.merged))
 
     @classmethod
     def from_pretrained(
         cls,
-        path_or_name: str | Path,
+        weights: str | Path | OpenedWeights,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = "float32",
         padding: Padding | str | None = None,
-        memory: Memory | str = Memory.full,
+        memory: MemoryMode | str = MemoryMode.full,
         allow_untrained: bool = False,
         merged: Sequence[AdapterUse] = (),
     ) -> Pipeline:
-        """The checkpoint in a folder (any known layout, or a run folder), or a shipped one by its name.
+        """Build the pipeline of a checkpoint.
 
-        A folder that holds an adapter is loaded on top of the weights that it was trained on. ``memory`` is any but
-        ``auto``; ``acestep.memory.choose`` picks one. ``merged`` become part of the weights before these are quantised.
+        Args:
+            weights: a folder of any known layout, a run folder, the name of a shipped checkpoint, or what
+                ``open_weights`` returned. An adapter is loaded on top of its base checkpoint.
+            device: that the networks run on.
+            dtype: of the networks.
+            padding: see ``build_network``.
+            memory: any mode but ``auto``, which ``acestep.memory.choose_mode`` resolves.
+            allow_untrained: whether to accept tasks that the checkpoint was not trained on.
+            merged: adapters to merge into the weights, before these are quantized.
         """
-        folder, memory = find_folder(path_or_name), choice("memory", Memory, memory)
-        if not is_adapter(folder):
-            checkpoint = open_checkpoint(path_or_name)
-            return cls.from_checkpoint(checkpoint, device, dtype, padding, memory, allow_untrained, merged)
-        pipeline = cls.from_pretrained(adapter_base(folder), device, dtype, padding, memory, allow_untrained, merged)
-        load_adapter(pipeline.network.decoder, folder)
-        pipeline.network.decoder.to("cpu" if memory.offloads else device)
-        pipeline.network.eval()
-        return pipeline
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint: Checkpoint,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | str = "float32",
-        padding: Padding | str | None = None,
-        memory: Memory = Memory.full,
-        allow_untrained: bool = False,
-        merged: Sequence[AdapterUse] = (),
-    ) -> Pipeline:
-        """The parts of ``checkpoint``, built on ``device``, or beside it where ``memory`` offloads."""
-        dtype, home = named_dtype(dtype), torch.device("cpu") if memory.offloads else torch.device(device)
-        network = build_network(checkpoint, "cpu" if memory.quantised else home, dtype, padding)
+        memory, dtype = parse_enum("memory", MemoryMode, memory), named_dtype(dtype)
+        opened = weights if isinstance(weights, OpenedWeights) else open_weights(weights)
+        checkpoint, home = opened.checkpoint, torch.device("cpu") if memory.offloads else torch.device(device)
+        network = build_network(checkpoint, "cpu" if memory.quantized else home, dtype, padding, opened.config)
         if merged:
-            Bank(network.decoder).merge(merged)
-        if memory.quantised:
-            quantise(network, memory.quantised)
+            AdapterSet(network.decoder).merge(merged)
+        if memory.quantized:
+            quantize_network(network, memory.quantized)
             network.to(home)
         network.null_condition_emb.data = network.null_condition_emb.to(device)
-        return cls(
+        pipeline = cls(
             network=network,
             autoencoder=build_autoencoder(checkpoint, home, dtype),
             conditioner=build_conditioner(checkpoint, network.config, home, dtype),
             lengths=checkpoint.lengths,
-            sampler=build_sampler(checkpoint),
+            sampler=build_sampler(checkpoint, network.config),
             checkpoint=checkpoint,
             placement=Placement(torch.device(device), memory.offloads),
             decode_chunk=DECODE_CHUNK,
             allow_untrained=allow_untrained,
             merged=tuple(merged),
         )
+        for folder in opened.adapters:
+            load_adapter(network.decoder, folder)
+            network.decoder.to(home)
+            network.eval()
+        return pipeline
 
     def with_autoencoder(self, path_or_name: str | Path) -> Pipeline:
-        """The same with the autoencoder of another checkpoint, for instance one with a fine-tuned decoder."""
-        autoencoder, checkpoint = build.swap_autoencoder(self.autoencoder, self.checkpoint, path_or_name)
+        """The same pipeline with the autoencoder of another checkpoint, such as one with a fine-tuned decoder."""
+        autoencoder, checkpoint = swap_autoencoder(self.autoencoder, self.checkpoint, path_or_name)
         return replace(self, autoencoder=autoencoder, checkpoint=checkpoint)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write all parts, with the network's present weights, to ``folder`` in the native layout."""
+        """Write all parts, with the current weights of the network, to ``folder`` in the native layout."""
         config = {**self.checkpoint.network_config, **self.network.config.to_dict()}
         checkpoint = replace(self.checkpoint, network_config=config, network=self.network.state_dict())
         return save_checkpoint(checkpoint, folder, "native", dtype)
@@ -175,29 +177,29 @@ class Pipeline:
     ) -> Iterator[Audio]:
         """Audio of each song, in order, as batches finish.
 
-        A song's noise is drawn on the CPU from its own seed, and with ``padding=masked`` it does not hear what it is
-        batched with: ``batch_size`` changes the speed, not the music.
+        The noise of a song is drawn on the CPU from the song's seed, and with ``padding=masked`` the songs of a batch
+        do not affect each other: the audio does not depend on ``batch_size``.
 
         Args:
-            songs: what to make; a ``Request`` may start from recordings and carry adapters.
-            sampler: how; ``None`` is the checkpoint's own.
-            batch_size: songs at a time, at most: only those of one task and strength share a batch.
-            normalize: at what level; a song that keeps a part of its source keeps its source's.
-            on_step: told of each sampler step before it is taken, for previews (``path.clean_estimate``).
-            on_latents: told of each song's latents before they are decoded.
+            songs: ``Song`` or ``Request`` objects.
+            sampler: default: the checkpoint's.
+            batch_size: largest number of songs in a batch; only songs with the same task and strengths share one.
+            normalize: output level; a song that keeps a part of its source keeps the source's level.
+            on_step: called before each sampler step, for previews (``path.clean_estimate``).
+            on_latents: called with each song's latents before they are decoded.
 
         Raises:
-            ValueError: at once, if any song asks for what the checkpoint cannot make.
+            ValueError: immediately, if any song is invalid for this checkpoint.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 song at a time")
         resolved = [self.resolve(song) for song in songs]
-        level = choice("normalize", Normalize, normalize)
-        return self._generate(batches(resolved, batch_size), sampler or self.sampler, level, on_step, on_latents)
+        level = parse_enum("normalize", Normalize, normalize)
+        return self._generate(batch_songs(resolved, batch_size), sampler or self.sampler, level, on_step, on_latents)
 
-    def resolve(self, song: Song) -> Song:
-        """``song`` as it will be made: metadata in the trained form, ``seconds`` a whole number of latent frames."""
-        song = checked_request(song)
+    def resolve(self, song: AnySong) -> AnySong:
+        """``song`` with normalised metadata, and ``seconds`` rounded to whole latent frames."""
+        song = validate_request(song)
         self.conditioner.check(song)
         if isinstance(song, Request):
             self._check_trained(song)
@@ -205,7 +207,7 @@ class Pipeline:
                 seconds = source_seconds(song, self.lengths, self.autoencoder.sample_rate, self.autoencoder.hop)
                 return replace(song, seconds=seconds)
             if song.codes:
-                song = replace(song, seconds=self._coded_seconds(song))
+                song = replace(song, seconds=self._seconds_of_codes(song))
         seconds = self.lengths.default_seconds if song.seconds is None else song.seconds
         return replace(song, seconds=self._seconds(self._frames(self.lengths.check(seconds))))
 
@@ -213,24 +215,24 @@ class Pipeline:
     def latents(
         self, songs: Sequence[Song], sampler: Sampler | None = None, on_step: OnStep | None = None
     ) -> list[Float[Tensor, "t c"]]:
-        """Latents of resolved ``songs``, made as one batch, each at its own length."""
-        return self._sampled(self._prepared(songs), sampler or self.sampler, on_step)
+        """Latents of resolved ``songs``, sampled as one batch, each at its own length."""
+        return self._sample(self._prepare(songs), sampler or self.sampler, on_step)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b t c"]) -> Float[Tensor, "b a s"]:
         """Waveforms of latents, in float32."""
         with self.placement(self.autoencoder):
-            latents = latents.to(self._autoencoder_weight())
+            latents = latents.to(weight_of(self.autoencoder))
             if self.decode_chunk is None:
                 return self.autoencoder.decode(latents).float()
             return tiled_decode(self.autoencoder, latents, self.decode_chunk, DECODE_OVERLAP).float()
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Posterior:
-        """The autoencoder's belief about ``audio`` of any rate and channel count, as a batch of one."""
+        """The autoencoder's posterior of ``audio`` of any rate and channel count, as a batch of one."""
         with self.placement(self.autoencoder):
-            weight = self._autoencoder_weight()
-            return TiledEncoder()(replace(audio, samples=audio.samples.to(weight)), self.autoencoder)
+            samples = audio.samples.to(weight_of(self.autoencoder))
+            return TiledEncoder()(replace(audio, samples=samples), self.autoencoder)
 
     def _generate(
         self,
@@ -242,47 +244,46 @@ class Pipeline:
     ) -> Iterator[Audio]:
         for songs in groups:
             for song in songs:
-                for remark in self.conditioner.remarks(song):
-                    logger.warning("%s: %s", called(song), remark)
-            batch = self._prepared(songs)
-            for item, latents in zip(batch, self._sampled(batch, sampler, on_step), strict=True):
-                name, rate = called(item.song), self.autoencoder.sample_rate
+                for warning in self.conditioner.warnings(song):
+                    logger.warning("%s: %s", song_label(song), warning)
+            batch = self._prepare(songs)
+            for item, latents in zip(batch, self._sample(batch, sampler, on_step), strict=True):
+                name, rate = song_label(item.song), self.autoencoder.sample_rate
                 if not latents.isfinite().all():
-                    raise ValueError(f"{name}: the sampler left the finite numbers; use dtype=float32")
+                    raise ValueError(f"{name}: the sampler returned non-finite latents; use dtype=float32")
                 if on_latents:
                     on_latents(item.song, latents)
-                samples = spliced(self.decode(latents[None])[0].cpu(), item, self.autoencoder, self.decode)
+                samples = splice_source(self.decode(latents[None])[0].cpu(), item, self.autoencoder, self.decode)
                 level = Normalize.none if keeps_source(item.song) else normalize
-                yield Audio(levelled(samples, level, rate, name), rate, item.song)
+                yield Audio(normalize_level(samples, level, rate, name), rate, item.song)
 
-    def _prepared(self, songs: Sequence[Song]) -> list[Prepared]:
+    def _prepare(self, songs: Sequence[Song]) -> list[PreparedSong]:
         return [
-            prepare(
+            prepare_song(
                 song,
-                self._frames(song.seconds),
+                self._frames(song.seconds or self.lengths.default_seconds),
                 self.autoencoder,
                 self.conditioner.silence,
                 self.conditioner.reference_frames,
                 lambda audio: self.encode(audio).mean[0].float(),
-                self._hint,
+                self._code_latents,
             )
             for song in songs
         ]
 
-    def _hint(self, codes: Sequence[int]) -> Float[Tensor, "t c"]:
+    def _code_latents(self, codes: Sequence[int]) -> Float[Tensor, "t c"]:
         with self.placement(self.network.tokenizer, self.network.detokenizer):
-            return hints(self.network, [codes])[0]
+            return codes_to_latents(self.network, [codes])[0]
 
-    def _sampled(
-        self, batch: Sequence[Prepared], sampler: Sampler, on_step: OnStep | None
+    def _sample(
+        self, batch: Sequence[PreparedSong], sampler: Sampler, on_step: OnStep | None
     ) -> list[Float[Tensor, "t c"]]:
-        # Training moves the network by itself: where it stays, it says where the work is.
+        # Without offloading the network's own device counts, since a trainer may have moved the network.
         device = self.placement.device if self.placement.offload else self.network.null_condition_emb.device
-        parts = self.network, self.conditioner, self.bank, self.placement
-        return BatchSampler(*parts, device, self.compiled)(batch, sampler, on_step)
+        parts = self.network, self.conditioner, self.adapter_set, self.placement
+        return LatentSampler(*parts, device, self.compiled)(batch, sampler, on_step)
 
-    def _coded_seconds(self, song: Request) -> float:
-        """How long a song of given codes lasts."""
+    def _seconds_of_codes(self, song: Request) -> float:
         check_codes(self.network, song.codes)
         if song.seconds is not None:
             return song.seconds
@@ -301,7 +302,3 @@ class Pipeline:
 
     def _frames(self, seconds: float) -> int:
         return seconds_to_frames(seconds, self.autoencoder.sample_rate, self.autoencoder.hop)
-
-    def _autoencoder_weight(self) -> Tensor:
-        tensors = [*self.autoencoder.parameters(), *self.autoencoder.buffers()]
-        return next(tensor for tensor in tensors if tensor.is_floating_point())

@@ -1,1 +1,1 @@
-"""The 5 Hz language model that plans a song: what it reads and what it writes. Knows words and codes; no network."""
+"""The 5 Hz language model: plans (metadata and caption) and audio codes of songs, and descriptions of codes."""

@@ -1,6 +1,6 @@
-"""How the next token is chosen: allowed ones only, guided, narrowed, and drawn from each song's own generator.
+"""Constrained decoding: only tokens that the grammar allows, with guidance, sampled from each song's own generator.
 
-Source: upstream ``llm_inference.py``; guidance is evaluated only over allowed tokens, as there.
+Source: upstream ``llm_inference.py``; as there, guidance is computed over the allowed tokens only.
 """
 
 from __future__ import annotations
@@ -8,25 +8,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from acestep.planner.grammar import Machine
+from acestep.planner.grammar import GrammarMatcher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """In this order: repetition penalty, ``top_k``, ``top_p``, division by ``temperature``, one draw.
+    """Sampling settings, applied in this order: repetition penalty, ``top_k``, ``top_p``, ``temperature``.
 
     Args:
-        temperature: 0 takes the likeliest token.
+        temperature: divides the logits; 0 is greedy decoding.
         top_k: keep this many of the likeliest tokens; 0 keeps all.
-        top_p: keep the likeliest tokens that together have this probability; 1 keeps all.
-        repetition_penalty: divides positive logits of tokens that were used already, and multiplies negative ones.
-        guidance: of the codes: 1 is the model itself, more moves away from what it says when nothing is asked.
+        top_p: keep the likeliest tokens whose probabilities add up to this; 1 keeps all.
+        repetition_penalty: divides positive logits of tokens that occurred before, and multiplies negative ones.
+        guidance: classifier-free guidance scale of the codes; 1 is without guidance.
     """
 
     temperature: float = 0.85
@@ -36,117 +37,111 @@ class Decoding:
     guidance: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"planner.decoding.temperature={self.temperature:g}: need >= 0 (0 draws nothing)")
-        if self.top_k < 0:
-            raise ValueError(f"planner.decoding.top_k={self.top_k}: need >= 0 (0 keeps all tokens)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"planner.decoding.top_p={self.top_p:g}: need 0 < top_p <= 1 (1 keeps all tokens)")
-        if not self.repetition_penalty > 0:
-            raise ValueError(f"planner.decoding.repetition_penalty={self.repetition_penalty:g}: need > 0 (1 is none)")
-        if self.guidance < 1:
-            raise ValueError(f"planner.decoding.guidance={self.guidance:g}: need >= 1 (1 switches it off)")
+        rules = (
+            ("temperature", self.temperature >= 0, ">= 0 (0 is greedy)"),
+            ("top_k", self.top_k >= 0, ">= 0 (0 keeps all tokens)"),
+            ("top_p", 0 < self.top_p <= 1, "0 < top_p <= 1 (1 keeps all tokens)"),
+            ("repetition_penalty", self.repetition_penalty > 0, "> 0 (1 is none)"),
+            ("guidance", self.guidance >= 1, ">= 1 (1 switches it off)"),
+        )
+        for name, is_valid, rule in rules:
+            if not is_valid:
+                raise ValueError(f"planner.decoding.{name}={getattr(self, name):g}: need {rule}")
 
-    def pick(self, logits: Float[Tensor, "r n"], generators: Sequence[Generator]) -> Int[Tensor, " r"]:
-        """The place of each row's chosen logit. Draws one number for each row, wherever the logits are."""
+    def sample(self, logits: Float[Tensor, "r n"], generators: Sequence[Generator]) -> Int[Tensor, " r"]:
+        """The index of the sampled logit of each row. Draws one number from each row's generator."""
         if self.temperature == 0:
             return logits.argmax(1)
-        kept, places = logits, None
+        kept, order = logits, None
         if self.top_k or self.top_p < 1:
-            kept, places = logits.sort(descending=True, stable=True)
+            kept, order = logits.sort(descending=True, stable=True)
             kept = kept[:, : self.top_k or None]
         if self.top_p < 1:
             before = kept.softmax(1).cumsum(1).roll(1, 1)
             before[:, 0] = 0.0
             kept = kept.masked_fill(before >= self.top_p, -torch.inf)
-        total = (kept / self.temperature).softmax(1).cumsum(1)
-        drawn = torch.stack([torch.rand(1, generator=one, device=one.device) for one in generators]).to(total)
-        found = torch.searchsorted(total, drawn * total[:, -1:], right=True)
+        cumulative = (kept / self.temperature).softmax(1).cumsum(1)
+        drawn = torch.stack([torch.rand(1, generator=one, device=one.device) for one in generators]).to(cumulative)
+        index = torch.searchsorted(cumulative, drawn * cumulative[:, -1:], right=True)
         last = kept.isfinite().sum(1, keepdim=True).clamp(min=1) - 1
-        found = torch.minimum(found, last)
-        return (found if places is None else places.gather(1, found)).flatten()
+        index = torch.minimum(index, last)
+        return (index if order is None else order.gather(1, index)).flatten()
 
 
-class Draws(LogitsProcessor):
-    """Leaves each row one token: the one that its machine allows and its generator draws.
+@dataclass(eq=False)
+class GrammarLogitsProcessor(LogitsProcessor):
+    """Leaves each row one token, sampled among those that its matcher allows.
 
-    With guidance the batch holds every row twice, asked first and not asked after; both get the same token. Greedy
-    search then takes what is left, so that a row's tokens do not depend on what it is batched with.
+    The tokens are sampled here and ``generate`` runs greedy search, so that a row's tokens do not depend on the rest
+    of its batch. With guidance the batch holds every row twice, conditional rows first; both get the same token.
     """
 
-    def __init__(
-        self,
-        machines: Sequence[Machine],
-        generators: Sequence[Generator],
-        decoding: Decoding,
-        filler: int,
-        guided: bool,
-    ) -> None:
-        self.machines = machines
-        self.generators = generators
-        self.decoding = decoding
-        self.filler = filler
-        self.guided = guided
-        self._left: Tensor | None = None  # large: one is enough for all steps
-        self._before: Tensor | None = None
+    matchers: Sequence[GrammarMatcher]
+    generators: Sequence[Generator]
+    decoding: Decoding
+    pad: int
+    is_guided: bool
+    _scores: Tensor | None = None  # reused in every step, since it is as large as the vocabulary
+    _last: Tensor | None = None
 
     def __call__(self, input_ids: Int[Tensor, "r l"], scores: Float[Tensor, "r v"]) -> Float[Tensor, "r v"]:
-        """``scores`` with all but the chosen tokens at minus infinity; the next call writes over it."""
-        chosen = [self.filler] * len(self.machines)
-        for rows, allowed in self._alike():
+        """``scores`` with all but the sampled tokens at minus infinity; the next call overwrites the result."""
+        chosen = [self.pad] * len(self.matchers)
+        for rows, allowed in self._groups():
             tokens = self._choose(rows, allowed, input_ids, scores) if len(allowed) > 1 else allowed.tolist()
             for row, token in zip(rows, tokens * (len(rows) // len(tokens)), strict=True):
                 chosen[row] = token
-                self.machines[row].advance(token)
-        left = torch.tensor(chosen * (2 if self.guided else 1), device=scores.device)[:, None]
-        if self._left is None or self._before is None:
-            self._left = torch.full_like(scores, -torch.inf)
+                self.matchers[row].advance(token)
+        index = torch.tensor(chosen * (2 if self.is_guided else 1), device=scores.device)[:, None]
+        if self._scores is None or self._last is None:
+            self._scores = torch.full_like(scores, -torch.inf)
         else:
-            self._left.scatter_(1, self._before, -torch.inf)
-        self._before = left
-        return self._left.scatter_(1, left, 0.0)
+            self._scores.scatter_(1, self._last, -torch.inf)
+        self._last = index
+        return self._scores.scatter_(1, index, 0.0)
 
-    def _alike(self) -> list[tuple[list[int], Tensor]]:
-        """The rows that are still written, together where the very same tokens are allowed."""
-        found: dict[tuple[int, bool], tuple[list[int], Tensor]] = {}
-        for row, machine in enumerate(self.machines):
-            if not machine.done:
-                allowed = machine.allowed
-                found.setdefault((id(allowed), machine.greedy), ([], allowed))[0].append(row)
-        return list(found.values())
+    def _groups(self) -> list[tuple[list[int], Tensor]]:
+        """Unfinished rows, grouped by their tensor of allowed tokens."""
+        groups: dict[tuple[int, bool], tuple[list[int], Tensor]] = {}
+        for row, matcher in enumerate(self.matchers):
+            if not matcher.done:
+                allowed = matcher.allowed
+                groups.setdefault((id(allowed), matcher.greedy), ([], allowed))[0].append(row)
+        return list(groups.values())
 
     def _choose(self, rows: list[int], allowed: Tensor, input_ids: Tensor, scores: Tensor) -> list[int]:
-        logits = _of(scores, rows, allowed)
-        if self.guided:
-            unasked = _of(scores, [row + len(self.machines) for row in rows], allowed)
-            logits = unasked + self.decoding.guidance * (logits - unasked)
+        logits = _select(scores, rows, allowed)
+        if self.is_guided:
+            unconditional = _select(scores, [row + len(self.matchers) for row in rows], allowed)
+            logits = unconditional + self.decoding.guidance * (logits - unconditional)
         if self.decoding.repetition_penalty != 1:
             used = torch.stack([torch.isin(allowed, input_ids[row]) for row in rows])
             penalty = self.decoding.repetition_penalty
             logits = torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-        greedy = self.machines[rows[0]].greedy
-        picked = logits.argmax(1) if greedy else self.decoding.pick(logits, [self.generators[row] for row in rows])
-        return allowed[picked].tolist()
+        if self.matchers[rows[0]].greedy:
+            index = logits.argmax(1)
+        else:
+            index = self.decoding.sample(logits, [self.generators[row] for row in rows])
+        return cast("list[int]", allowed[index].tolist())
 
 
-def _of(scores: Float[Tensor, "r v"], rows: list[int], allowed: Tensor) -> Float[Tensor, "k n"]:
-    """What ``rows``, in rising order, of ``scores`` give the ``allowed`` tokens."""
+def _select(scores: Float[Tensor, "r v"], rows: list[int], allowed: Tensor) -> Float[Tensor, "k n"]:
+    """The scores of the ``allowed`` tokens in ``rows``, which ascend."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return scores[rows[0] : rows[-1] + 1].index_select(1, allowed).float()
     return torch.stack([scores[row].index_select(0, allowed) for row in rows]).float()
 
 
-# transformers looks the signature up at every token, which is quick where it is written down.
-Draws.__call__.__signature__ = inspect.signature(Draws.__call__)
+# transformers inspects the signature at every token; a stored signature makes that fast.
+GrammarLogitsProcessor.__call__.__signature__ = inspect.signature(GrammarLogitsProcessor.__call__)  # type: ignore[attr-defined]  # functions take attributes
 
 
-class Finished(StoppingCriteria):
-    """Stops when every machine has come to its end."""
+@dataclass(eq=False)
+class AllMatchersDone(StoppingCriteria):
+    """Stops when every matcher is at its end."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
-        self.machines = machines
+    matchers: Sequence[GrammarMatcher]
 
     def __call__(self, input_ids: Int[Tensor, "r l"], scores: object, **kwargs: object) -> Tensor:
-        """For every row, whether all are done."""
-        done = all(machine.done for machine in self.machines)
+        done = all(matcher.done for matcher in self.matchers)
         return torch.full((len(input_ids),), done, device=input_ids.device)

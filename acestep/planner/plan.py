@@ -1,4 +1,4 @@
-"""Songs to plans: what a request left open is filled in by the language model, and the codes of its music are written.
+"""Planner: the language model fills the fields that a request leaves open, and writes the audio codes of the song.
 
 Source: upstream ``llm_inference.py`` (``generate_with_stop_condition``) and ``inference.py``.
 """
@@ -6,10 +6,10 @@ Source: upstream ``llm_inference.py`` (``generate_with_stop_condition``) and ``i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -17,26 +17,25 @@ import yaml
 from acestep.conditioning.prompt import INSTRUMENTAL
 from acestep.flow.noise import song_generators
 from acestep.planner import prompts
-from acestep.planner.answers import read_answer
 from acestep.planner.codes import CODES_PER_SECOND, write_codes
 from acestep.planner.decoding import Decoding
-from acestep.planner.document import Documents, Rules
+from acestep.planner.grammar import GrammarMatcher, OutputGrammars, Rules
 from acestep.planner.model import LanguageModel
-from acestep.songs.metadata import checked
-from acestep.types import Song
+from acestep.songs import Song
+from acestep.songs.metadata import validate_song
 from acestep.weights.checkpoint import Lengths
 
-ASKED_FOR = ("bpm", "duration", "keyscale", "timesignature")
-"""Fields without which a plan is not whole; upstream plans nothing where a request has them all."""
+REQUIRED_FIELDS = ("bpm", "caption", "duration", "keyscale", "timesignature")
+"""A request that has all of them is not planned, as upstream does."""
+EXAMPLE_MIX_KEY = "lessons"
+"""Key of a language model's ``config.json`` with the shares of the training examples; published models have none."""
 
-
-LESSONS = "lessons"
-"""Where a language model's ``config.json`` says what it was taught; the published ones, which know all, do not."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """``song`` is ``request`` with every gap filled; ``codes`` are its music, five a second (none if not asked for)."""
+class SongPlan:
+    """``song`` is ``request`` with every open field filled; ``codes``, five a second, are empty if not generated."""
 
     request: Song
     song: Song
@@ -44,13 +43,13 @@ class Plan:
 
     @property
     def block(self) -> str:
-        """What the language model reads before it writes the codes."""
-        return prompts.write_plan(metadata(self.song))
+        """The plan block that precedes the codes in the language model's context."""
+        return prompts.write_plan(plan_metadata(self.song))
 
 
 @dataclass(frozen=True)
-class Description:
-    """What the language model hears in codes: a song in words, and its genres."""
+class SongDescription:
+    """Caption, metadata and lyrics that the language model reads from audio codes, and the genres."""
 
     song: Song
     genres: str
@@ -58,22 +57,22 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerConfig:
-    """A language model and how it plans.
+    """A language model and its settings as a planner.
 
     Args:
         path: Hugging Face folder of the language model.
-        rewrite_caption: let the plan word the caption anew where the request has one, as upstream does.
-        codes: write codes; without, a plan is words alone.
-        negative: what guidance moves away from, in place of a request that says nothing.
+        rewrite_caption: let the plan rewrite the request's caption, as upstream does.
+        codes: write codes; without, a plan is metadata and caption only.
+        negative: prompt of the guidance's unconditional branch; the default is upstream's.
         batch_size: songs planned at a time.
-        decoding: how tokens are chosen.
-        rules: what a plan may say.
+        decoding: sampling settings.
+        rules: values that a plan may have.
     """
 
     path: str
     rewrite_caption: bool = False
     codes: bool = True
-    negative: str = prompts.NOTHING_ASKED
+    negative: str = prompts.NO_USER_INPUT
     batch_size: int = 8
     decoding: Decoding = field(default_factory=Decoding)
     rules: Rules = field(default_factory=Rules)
@@ -88,8 +87,8 @@ class PlannerConfig:
         dtype: torch.dtype = torch.float32,
         lengths: Lengths | None = None,
     ) -> Planner:
-        """The planner; with ``lengths`` it plans no song that a checkpoint of those does not make."""
-        config = self if lengths is None else replace(self, rules=_within(self.rules, lengths))
+        """The planner; with ``lengths``, durations are limited to those that a checkpoint generates."""
+        config = self if lengths is None else replace(self, rules=_limit_seconds(self.rules, lengths))
         return Planner(LanguageModel.from_folder(self.path, device, dtype), config)
 
 
@@ -106,97 +105,100 @@ class Planner:
     config: PlannerConfig
 
     @cached_property
-    def documents(self) -> Documents:
-        """What may be written."""
-        return Documents(self.model.vocabulary, self.config.rules, self.model.network.device)
+    def grammars(self) -> OutputGrammars:
+        return OutputGrammars(self.model.vocabulary, self.config.rules, self.model.network.device)
 
-    def plan(self, songs: Sequence[Song]) -> list[Plan]:
-        """A plan for each song; what a song says stays as it says it.
+    def plan(self, songs: Sequence[Song]) -> list[SongPlan]:
+        """A plan for each song; fields that a song has are kept.
 
-        A song's draws come from its own seed, so that its plan does not depend on its batch.
+        Tokens are sampled from a generator seeded by the song, so that a plan does not depend on its batch.
 
         Raises:
-            ValueError: if a song says what cannot be, or is too long for the language model.
+            ValueError: a field of a song is invalid, or a song is too long for the language model's context.
         """
-        songs = [checked(song) for song in songs]
-        plans = self._in_batches(self.fill, songs)
+        plans = self._in_batches(self.fill, [validate_song(song) for song in songs])
         return self._in_batches(self.write_codes, plans) if self.config.codes else plans
 
-    def fill(self, songs: Sequence[Song]) -> list[Plan]:
+    def fill(self, songs: Sequence[Song]) -> list[SongPlan]:
         """Plans without codes, as one batch."""
-        plans = [Plan(song, song) for song in songs]
-        gaps = [place for place, song in enumerate(songs) if self._has_gaps(song)]
-        if not gaps:
-            return plans
-        asked = [prompts.generate(songs[place].caption, asked_lyrics(songs[place])) for place in gaps]
-        answers = self.model.write(
-            [self.model.vocabulary.encode(question.text) for question in asked],
-            [self.documents.plan(metadata(self._kept(songs[place]))) for place in gaps],
-            song_generators([songs[place].seed for place in gaps]),
-            self.config.decoding,
+        plans = [SongPlan(song, song) for song in songs]
+        kept = [replace(song, caption="") if self.config.rewrite_caption else song for song in songs]
+        known = [plan_metadata(song) for song in kept]
+        open_rows = [row for row, fields in enumerate(known) if any(fields[name] is None for name in REQUIRED_FIELDS)]
+        outputs = self._generate(
+            [prompts.generation_prompt(songs[row].caption, prompt_lyrics(songs[row])) for row in open_rows],
+            [self.grammars.plan(known[row]) for row in open_rows],
+            [songs[row].seed for row in open_rows],
         )
-        for place, answer in zip(gaps, answers, strict=True):
-            found = read_answer(self.model.vocabulary.decode(answer)).metadata
-            plans[place] = Plan(songs[place], told(self._kept(songs[place]), found))
+        for row, output in zip(open_rows, outputs, strict=True):
+            metadata = prompts.parse_output(self.model.vocabulary.decode(output)).metadata
+            plans[row] = SongPlan(songs[row], fill_open_fields(kept[row], metadata))
         return plans
 
-    def write_codes(self, plans: Sequence[Plan]) -> list[Plan]:
-        """The same plans with the codes of their songs, as one batch; a plan's ``song`` may have been edited before."""
-        encode = self.model.vocabulary.encode
-        asked = [prompts.generate(plan.request.caption, asked_lyrics(plan.song), plan.block) for plan in plans]
-        unasked = prompts.unconditional(self.config.negative)
-        answers = self.model.write(
-            [encode(question.text) for question in asked],
-            [self.documents.codes(count_codes(plan.song.seconds)) for plan in plans],
-            song_generators([plan.song.seed for plan in plans]),
-            self.config.decoding,
-            [encode(unasked.text)] * len(plans),
+    def write_codes(self, plans: Sequence[SongPlan]) -> list[SongPlan]:
+        """The plans with the codes of their songs, as one batch; a plan's ``song`` may have been edited before."""
+        outputs = self._generate(
+            [prompts.generation_prompt(plan.request.caption, prompt_lyrics(plan.song), plan.block) for plan in plans],
+            [self.grammars.codes(count_codes(plan.song.seconds)) for plan in plans],
+            [plan.song.seed for plan in plans],
+            prompts.unconditional_prompt(self.config.negative),
         )
         first = self.model.vocabulary.first_code
-        codes = [tuple(token - first for token in answer[:-1]) for answer in answers]
-        return [replace(plan, codes=found) for plan, found in zip(plans, codes, strict=True)]
+        codes = [tuple(token - first for token in output[:-1]) for output in outputs]
+        return [replace(plan, codes=song_codes) for plan, song_codes in zip(plans, codes, strict=True)]
 
-    def describe(self, codes: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Description]:
-        """What music each song's codes are, lyrics included; ``seeds`` for the draws of each.
+    def describe(self, codes: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[SongDescription]:
+        """Descriptions of each song's codes, with lyrics; ``seeds`` are those of the sampling.
 
         Raises:
-            ValueError: if the language model is known to have been taught to write codes alone, not to read them.
+            ValueError: the language model's config says that it was not trained to describe codes.
         """
-        lessons = getattr(self.model.network.config, LESSONS, None)
-        if lessons and not lessons.get("listen"):
+        mix = getattr(self.model.network.config, EXAMPLE_MIX_KEY, None)
+        if mix and not mix.get("listen"):
             raise ValueError(
-                f"planner.path={self.config.path}: was never taught to describe codes; name one that was, or train it "
-                "with task.curriculum.listen above 0"
+                f"planner.path={self.config.path}: was not trained to describe codes; name a model that was, or train "
+                "it with task.example_mix.captioning above 0"
             )
-        asked = [prompts.understand(write_codes(song) or prompts.NOTHING_ASKED) for song in codes]
-        lengths = [{"duration": round(len(song) / CODES_PER_SECOND)} if song else {} for song in codes]
-        answers = self.model.write(
-            [self.model.vocabulary.encode(question.text) for question in asked],
-            [self.documents.description(known) for known in lengths],
+        known = [{"duration": round(len(song) / CODES_PER_SECOND)} if song else {} for song in codes]
+        outputs = self._generate(
+            [prompts.understanding_prompt(write_codes(song) or prompts.NO_USER_INPUT) for song in codes],
+            [self.grammars.description(fields) for fields in known],
+            seeds,
+        )
+        parsed = [prompts.parse_output(self.model.vocabulary.decode(output)) for output in outputs]
+        return [
+            SongDescription(
+                fill_open_fields(Song(lyrics=output.lyrics, seed=seed), output.metadata),
+                str(output.metadata.get("genres", "")),
+            )
+            for seed, output in zip(seeds, parsed, strict=True)
+        ]
+
+    def _generate(
+        self,
+        inputs: Sequence[prompts.ChatPrompt],
+        matchers: Sequence[GrammarMatcher],
+        seeds: Sequence[int],
+        negative: prompts.ChatPrompt | None = None,
+    ) -> list[list[int]]:
+        if not inputs:
+            return []
+        encode = self.model.vocabulary.encode
+        return self.model.generate(
+            [encode(prompt.text) for prompt in inputs],
+            matchers,
             song_generators(seeds),
             self.config.decoding,
+            [encode(negative.text)] * len(inputs) if negative else None,
         )
-        described = []
-        for seed, answer in zip(seeds, answers, strict=True):
-            found = read_answer(self.model.vocabulary.decode(answer))
-            song = told(Song(lyrics=found.lyrics, seed=seed), found.metadata)
-            described.append(Description(song, str(found.metadata.get("genres", ""))))
-        return described
 
-    def _has_gaps(self, song: Song) -> bool:
-        known = metadata(self._kept(song))
-        return any(known[name] is None for name in ("caption", *ASKED_FOR))
-
-    def _kept(self, song: Song) -> Song:
-        """What the plan has to say as the request does."""
-        return replace(song, caption="") if self.config.rewrite_caption else song
-
-    def _in_batches(self, make: Any, items: Sequence[Any]) -> list[Plan]:
-        return [made for batch in _batches(items, self.config.batch_size) for made in make(batch)]
+    def _in_batches(self, step: Callable[[Sequence[T]], list[SongPlan]], items: Sequence[T]) -> list[SongPlan]:
+        size = self.config.batch_size
+        return [plan for start in range(0, len(items), size) for plan in step(items[start : start + size])]
 
 
-def metadata(song: Song) -> dict[str, Any]:
-    """What ``song`` says, by the plan's names; ``None`` where it is open."""
+def plan_metadata(song: Song) -> dict[str, Any]:
+    """The fields of ``song`` by the plan's keys; ``None`` where it is open."""
     return {
         "bpm": song.bpm,
         "caption": song.caption or None,
@@ -207,35 +209,43 @@ def metadata(song: Song) -> dict[str, Any]:
     }
 
 
-def told(song: Song, found: Mapping[str, int | str]) -> Song:
-    """``song`` with what ``found``, an answer's metadata, says where the song leaves it open.
+def fill_open_fields(song: Song, metadata: Mapping[str, int | str]) -> Song:
+    """``song`` with the values of ``metadata``, from a parsed output, in the fields that it leaves open.
 
     Differs from upstream, which loses the language (it is stored under one name and looked up under another).
     """
-    plain = {name: _unquoted(value) for name, value in found.items()}
-    duration, bpm = plain.get("duration"), plain.get("bpm")
-    return checked(
+    plain = {name: _unquoted(value) for name, value in metadata.items()}
+    duration, bpm, language = plain.get("duration"), plain.get("bpm"), plain.get("language")
+    key, time_signature = (
+        None if plain.get(name) is None else str(plain[name]) for name in ("keyscale", "timesignature")
+    )
+    return validate_song(
         replace(
             song,
             caption=song.caption or str(plain.get("caption", "")),
-            language=str(plain.get("language", song.language)) if song.language == "unknown" else song.language,
+            language=str(language) if song.language == "unknown" and language is not None else song.language,
             seconds=float(duration) if song.seconds is None and isinstance(duration, int) else song.seconds,
             bpm=bpm if song.bpm is None and isinstance(bpm, int) else song.bpm,
-            key=song.key or _text(plain.get("keyscale")),
-            time_signature=song.time_signature or _text(plain.get("timesignature")),
+            key=song.key or key,
+            time_signature=song.time_signature or time_signature,
         )
     )
 
 
 def count_codes(seconds: float | None) -> int:
-    """Codes that cover ``seconds``."""
+    """Number of codes of a song of ``seconds``; a last, incomplete code counts."""
     if seconds is None:
         raise ValueError("song.seconds: not given, and codes need a length; give one, or add planner.codes=false")
     return max(1, math.ceil(round(seconds * CODES_PER_SECOND, 3)))
 
 
+def prompt_lyrics(song: Song) -> str:
+    """The lyrics as a prompt has them; the tag of instrumental songs if there are none."""
+    return song.lyrics if song.lyrics.strip() else INSTRUMENTAL
+
+
 def _unquoted(value: int | str) -> int | str:
-    """A value without YAML's quotes, unless there is nothing between them."""
+    """A value without its YAML quotes, unless there is nothing between them."""
     if not isinstance(value, str) or value[:1] not in {"'", '"'}:
         return value
     try:
@@ -244,25 +254,12 @@ def _unquoted(value: int | str) -> int | str:
         return value
 
 
-def _text(value: int | str | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def asked_lyrics(song: Song) -> str:
-    """The lyrics as they stand in a question."""
-    return song.lyrics if song.lyrics.strip() else INSTRUMENTAL
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _within(rules: Rules, lengths: Lengths) -> Rules:
+def _limit_seconds(rules: Rules, lengths: Lengths) -> Rules:
     low = max(rules.seconds[0], math.ceil(lengths.min_seconds))
     high = min(rules.seconds[1], math.floor(lengths.max_seconds))
     if low > high:
         raise ValueError(
-            f"planner.rules.seconds={list(rules.seconds)}: the checkpoint makes {lengths.min_seconds:g} to "
+            f"planner.rules.seconds={list(rules.seconds)}: the checkpoint generates {lengths.min_seconds:g} to "
             f"{lengths.max_seconds:g} s; let them overlap"
         )
     return replace(rules, seconds=(low, high))

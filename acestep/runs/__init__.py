@@ -1,4 +1,4 @@
-"""Run folders afterwards: what became of a run, sweeps as tables, the same run once more, a folder for others.
+"""Finished run folders: status, tables and reports of sweeps, reproduction, publication.
 
-Knows files that training and evaluation left, and no configuration: whoever reads a run needs no Hydra.
+Reads files that training and evaluation wrote, and needs no Hydra.
 """

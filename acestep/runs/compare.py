@@ -1,39 +1,38 @@
-"""A run and the same run again: weights, songs and metrics, bit by bit, or within a tolerance on another machine."""
+"""Comparison of a run with its reproduction: weights, metrics and songs, bitwise or with a tolerance."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from acestep.data.files import file_hash
-from acestep.files import atomic
-from acestep.runs.changes import changes, data_changes, same_kind, tree_notes
+from acestep.evaluation.results import SUMMARY
+from acestep.files import file_hash, write_json
+from acestep.runs.changes import data_changes, record_changes, same_machine_kind, tree_notes
 from acestep.runs.record import read_data_files, read_record
-from acestep.runs.scores import SUMMARY, curves, rows_of
+from acestep.runs.table import metric_curves, scores_by_setting
 
-WEIGHT_TOLERANCE = 1e-3
-"""Largest norm of a tensor's difference over its own norm, between machines of two kinds."""
-METRIC_TOLERANCE = 1e-2
-"""Largest relative difference of a metric between machines of two kinds."""
-FILE = "reproduction.json"
+TOLERANCES = {"tensors": 1e-3, "metrics": 1e-2, "songs": 0.0}
+"""Largest relative difference between machines of different kinds; of tensors, by their norms."""
+REPRODUCTION = "reproduction.json"
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What came out of a run done again.
+class Reproduction:
+    """Result of comparing a run with its reproduction.
 
     Attributes:
-        changed: what decides the result and is not as it was.
-        notes: what does not, and is worth knowing.
-        same_kind: whether equal bits were asked for, or closeness.
-        compared: how many tensors, metrics and songs stood on both sides.
-        different: those that differ by more than is allowed, the farthest first.
-        farthest: the largest relative difference found.
+        changed: a line for each input that differs.
+        notes: further remarks.
+        same_kind: whether the machines are of the same kind, so that bitwise equality is required.
+        compared: number of tensors, metrics and songs that were compared.
+        different: those that differ by more than the tolerance, the largest difference first.
+        farthest: the largest relative difference.
     """
 
     changed: list[str]
@@ -45,103 +44,105 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether the run gave what it had given."""
         return not self.different
 
     def lines(self) -> list[str]:
-        """For a person."""
-        counts = ", ".join(f"{count} {what}" for what, count in self.compared.items())
+        """The report to print."""
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.compared.items())
         if not self.same:
-            said = f"NOT reproduced: {len(self.different)} of {counts} differ, first {'; '.join(self.different[:3])}"
+            result = f"NOT reproduced: {len(self.different)} of {counts} differ, first {'; '.join(self.different[:3])}"
         elif not self.farthest:
-            said = f"reproduced bit for bit: {counts}"
+            result = f"reproduced bit for bit: {counts}"
         else:
-            said = f"reproduced within tolerance on a machine of another kind: {counts}, farthest {self.farthest:.2g}"
-        return [*self.notes, *(f"changed: {line}" for line in self.changed), said]
+            result = f"reproduced within tolerance on another kind of machine: {counts}, farthest {self.farthest:.2g}"
+        return [*self.notes, *(f"changed: {line}" for line in self.changed), result]
+
+    def write(self, folder: Path) -> None:
+        """Write ``reproduction.json``."""
+        farthest = self.farthest if math.isfinite(self.farthest) else "infinite"
+        write_json(folder / REPRODUCTION, {**asdict(self), "same": self.same, "farthest": farthest})
 
 
-def compare(then: Path, now: Path) -> Comparison:
-    """The runs in the folders ``then`` and ``now``. Raises ``ValueError`` if one is none or left no result."""
-    before, after = read_record(then), read_record(now)
-    kind = same_kind(before, after)
-    pairs = {"tensors": _tensors(then, now), "metrics": _metrics(then, now), "songs": _songs(then, now)}
-    limits = {"tensors": WEIGHT_TOLERANCE, "metrics": METRIC_TOLERANCE, "songs": 0.0}
-    if not any(pairs.values()):
-        raise ValueError(f"reproduce={then}: left no weights, metrics or songs to compare with; let it finish first")
-    far = [
-        (distance, name)
-        for what, found in pairs.items()
-        for name, distance in found.items()
-        if distance > (0.0 if kind else limits[what])
+def compare_runs(first: Path, second: Path, rename: Callable[[Any], Any] | None = None) -> Reproduction:
+    """Compare the runs in two folders; ``rename`` replaces former names in a recorded config.
+
+    Raises:
+        ValueError: if one is no run, or there is no result to compare.
+    """
+    records = read_record(first), read_record(second)
+    if rename:
+        records[0]["config"] = rename(records[0]["config"])
+    same_kind = same_machine_kind(*records)
+    differences = {
+        "tensors": _tensor_differences(first, second),
+        "metrics": _metric_differences(first, second),
+        "songs": _song_differences(first, second) if same_kind else {},
+    }
+    if not any(differences.values()):
+        raise ValueError(f"reproduce={first}: left no weights, metrics or songs to compare with; let it finish first")
+    too_far = [
+        (difference, name)
+        for kind, by_name in differences.items()
+        for name, difference in by_name.items()
+        if difference > (0.0 if same_kind else TOLERANCES[kind])
     ]
-    return Comparison(
-        changed=changes(before, after) + data_changes(then, read_data_files(now)),
-        notes=tree_notes(before, then),
-        same_kind=kind,
-        compared={what: len(found) for what, found in pairs.items() if found},
-        different=[f"{name} by {distance:.2g}" for distance, name in sorted(far, reverse=True)],
-        farthest=max((distance for found in pairs.values() for distance in found.values()), default=0.0),
+    return Reproduction(
+        changed=record_changes(*records) + data_changes(first, read_data_files(second)),
+        notes=tree_notes(records[0], first),
+        same_kind=same_kind,
+        compared={kind: len(by_name) for kind, by_name in differences.items() if by_name},
+        different=[f"{name} by {difference:.2g}" for difference, name in sorted(too_far, reverse=True)],
+        farthest=max((value for by_name in differences.values() for value in by_name.values()), default=0.0),
     )
 
 
-def write_comparison(found: Comparison, folder: Path) -> None:
-    """Keep it beside the result."""
-    values = {**asdict(found), "same": found.same}
-    values["farthest"] = found.farthest if found.farthest < float("inf") else "infinite"
-    with atomic(folder / FILE) as aside:
-        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _tensors(then: Path, now: Path) -> dict[str, float]:
-    """Relative distance of every trained tensor; infinite where one side lacks it."""
+def _tensor_differences(first: Path, second: Path) -> dict[str, float]:
+    """Relative difference of every trained tensor; infinite where one run lacks it."""
     found: dict[str, float] = {}
-    names = {path.relative_to(side) for side in (then, now) for path in (side / "weights").rglob("*.safetensors")}
+    names = {path.relative_to(side) for side in (first, second) for path in (side / "weights").rglob("*.safetensors")}
     for name in sorted(names):
-        if not ((then / name).is_file() and (now / name).is_file()):
-            found[name.as_posix()] = float("inf")
+        if not ((first / name).is_file() and (second / name).is_file()):
+            found[name.as_posix()] = math.inf
             continue
-        with safe_open(then / name, "pt") as a, safe_open(now / name, "pt") as b:
-            for key in sorted(set(a.keys()) | set(b.keys())):
-                both = key in a.keys() and key in b.keys()  # noqa: SIM118  not a mapping
-                found[key] = _distance(a.get_tensor(key), b.get_tensor(key)) if both else float("inf")
+        with safe_open(first / name, "pt") as a, safe_open(second / name, "pt") as b:
+            keys = set(a.keys()), set(b.keys())
+            found |= dict.fromkeys(keys[0] ^ keys[1], math.inf)
+            found |= {key: _relative_difference(a.get_tensor(key), b.get_tensor(key)) for key in keys[0] & keys[1]}
     return found
 
 
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+def _relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Norm of the difference over the norm of ``a``; 0 only for equal bits, infinite for other shapes or dtypes."""
     if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
+        return math.inf
     if torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)):
         return 0.0
     a, b = a.double(), b.double()
     return max(float((a - b).norm() / a.norm().clamp_min(1e-12)), 1e-300)
 
 
-def _metrics(then: Path, now: Path) -> dict[str, float]:
-    """Relative difference of every metric at every step or in every cell."""
-    return _between(_numbers(then), _numbers(now))
-
-
-def _numbers(folder: Path) -> dict[str, float]:
-    if (folder / SUMMARY).is_file():
-        return {
-            f"{name} at {settings or 'the only cell'}": value
-            for settings, numbers in rows_of(folder)
-            for name, value in numbers.items()
-        }
-    return {f"{name} at step {step}": value for name, one in curves(folder).items() for step, value in one.items()}
-
-
-def _between(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+def _metric_differences(first: Path, second: Path) -> dict[str, float]:
+    """Relative difference of every metric at every step or sweep point; infinite where one run lacks it."""
+    a, b = _run_metrics(first), _run_metrics(second)
     return {
-        key: abs(a[key] - b[key]) / max(abs(a[key]), 1e-12) if key in a and key in b else float("inf")
+        key: abs(a[key] - b[key]) / max(abs(a[key]), 1e-12) if key in a and key in b else math.inf
         for key in sorted(a.keys() | b.keys())
     }
 
 
-def _songs(then: Path, now: Path) -> dict[str, float]:
-    """Zero for every song that is the same file, infinite for others; between kinds of machine none is compared."""
-    if not same_kind(read_record(then), read_record(now)):
-        return {}
-    here, there = ({path.name: path for path in sorted((side / "clips").rglob("*.flac"))} for side in (then, now))
-    equal = {name for name in here.keys() & there.keys() if file_hash(here[name]) == file_hash(there[name])}
-    return {name: 0.0 if name in equal else float("inf") for name in sorted(here.keys() | there.keys())}
+def _run_metrics(folder: Path) -> Mapping[str, float]:
+    if (folder / SUMMARY).is_file():
+        return {
+            f"{name} at {settings or 'the only sweep point'}": value
+            for settings, numbers in scores_by_setting(folder)
+            for name, value in numbers.items()
+        }
+    curves = metric_curves(folder).items()
+    return {f"{name} at step {step}": value for name, values in curves for step, value in values.items()}
+
+
+def _song_differences(first: Path, second: Path) -> dict[str, float]:
+    """0 for every song whose two files are equal, infinite for the others."""
+    a, b = ({path.name: path for path in sorted((side / "clips").rglob("*.flac"))} for side in (first, second))
+    equal = {name for name in a.keys() & b.keys() if file_hash(a[name]) == file_hash(b[name])}
+    return {name: 0.0 if name in equal else math.inf for name in sorted(a.keys() | b.keys())}

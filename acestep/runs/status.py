@@ -1,4 +1,4 @@
-"""What became of a run: ``status.json`` in its folder, which a sweep goes on by and its report is made of."""
+"""The state of a run: ``status.json`` in its folder, read when a sweep is resumed and reported."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from acestep.files import atomic
+from acestep.files import atomic, read_json
 
 STATUS = "status.json"
 
 
-class State(Enum):
-    """``stopped`` can go on; ``running`` is also what a killed run leaves behind."""
+class RunState(Enum):
+    """A ``stopped`` run can be resumed; ``running`` is also the state that a killed run is left in."""
 
     running = "running"
     finished = "finished"
@@ -23,36 +23,35 @@ class State(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
-    """One run.
+class RunStatus:
+    """State and result of a run.
 
     Args:
-        main: the program: ``train`` or ``evaluate``.
-        overrides: what its command line said, as Hydra reads it.
-        state: how it ended, if it has.
-        error: the sentence that it failed with.
-        score: what a search looks at.
-        result_sha256: hash of the trained weights, by file name.
+        main: ``train`` or ``evaluate``.
+        overrides: Hydra overrides of its command line.
+        state: whether and how it ended.
+        error: message of the error that ended it.
+        score: the value that a search optimises.
+        result_sha256: hash of each file in ``weights``, by name.
     """
 
     main: str
     overrides: Sequence[str]
-    state: State
+    state: RunState
     error: str = ""
     score: float | None = None
     result_sha256: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Keep it in ``folder``."""
+        # Not write_json: the score of a diverged run may be NaN.
+        text = json.dumps({**asdict(self), "state": self.state.value}, indent=2, ensure_ascii=False)
         with atomic(folder / STATUS) as aside:
-            aside.write_text(
-                json.dumps({**asdict(self), "state": self.state.value}, indent=2, ensure_ascii=False) + "\n", "utf-8"
-            )
+            aside.write_text(text + "\n", "utf-8")
 
 
-def read_status(folder: Path) -> Status | None:
-    """What became of the run in ``folder``; nothing where there was none."""
+def read_status(folder: Path) -> RunStatus | None:
+    """The status of the run in ``folder``; ``None`` where there is no run."""
     if not (folder / STATUS).is_file():
         return None
-    values = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    return Status(**{**values, "state": State(values["state"])})
+    values = read_json(folder / STATUS)
+    return RunStatus(**{**values, "state": RunState(values["state"])})

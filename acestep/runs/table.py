@@ -1,4 +1,4 @@
-"""A folder of runs as a table: one row for each run, or for each cell of an evaluation that was one."""
+"""Reproducible numbers of runs, and a folder of runs as a table: a row for each training and each sweep point."""
 
 from __future__ import annotations
 
@@ -12,21 +12,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from acestep.files import atomic
-from acestep.runs.scores import curves, goal_of, rows_of
-from acestep.runs.status import STATUS, State, Status, read_status
+from acestep.evaluation.results import HIGHEST, LOWEST, SUMMARY
+from acestep.evaluation.sweep import is_number
+from acestep.files import atomic, read_json
+from acestep.runs.status import STATUS, RunState, RunStatus, read_status
+from acestep.training.loggers import read_table
 
 TABLE = "sweep.parquet"
-PLACES = {"run.dir", "out", "resume", "score", "hydra.sweep.dir"}
-"""Keys that say where a run goes, not what it is."""
+FOLDER_KEYS = {"run.dir", "out", "resume", "score", "hydra.sweep.dir"}
+"""Overrides that name folders, and are no settings of a run."""
+REPRODUCIBLE = ("val/", "score/", "train/loss")
+"""Prefixes of a training's metrics that measure quality; the others are times and diagnostics."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line: what was swept, and what was found."""
+class RunRow:
+    """A run, or a sweep point of an evaluation: what was swept, and its numbers.
+
+    Attributes:
+        run: name of its folder.
+        state: whether and how it ended.
+        error: message of the error that ended it.
+        settings: values of the swept keys.
+        numbers: its metrics, by name.
+        command: command line that repeats it.
+    """
 
     run: str
-    state: State
+    state: RunState
     error: str
     settings: Mapping[str, Any]
     numbers: Mapping[str, float]
@@ -34,17 +47,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """All runs of a folder, in the order of their settings, however they were started and ended.
+class SweepTable:
+    """All runs of a folder, sorted by their settings, so that the order in which they ran does not matter.
 
     Attributes:
         folder: of the sweep.
-        swept: the settings in which its rows differ.
-        shared: what all command lines say.
-        metrics: names of the numbers.
-        goal: whether high or low values of the first are good.
+        swept: keys in which the rows differ.
+        shared: overrides that all runs share.
+        metrics: names of the numbers; runs are ranked by the first.
+        goal: whether high or low values of the first metric are good.
         rows: the table.
-        curves: trainings' metrics by run, name and step.
+        curves: metrics of trainings, by run, name and step.
     """
 
     folder: Path
@@ -52,146 +65,169 @@ class Sweep:
     shared: Sequence[str]
     metrics: Sequence[str]
     goal: str
-    rows: Sequence[Row]
+    rows: Sequence[RunRow]
     curves: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
 
-    def ranked(self) -> list[Row]:
+    def ranked(self) -> list[RunRow]:
         """Finished rows that have the first metric, the best first."""
         if not self.metrics:
             return []
-        found = [row for row in self.rows if row.state is State.finished and self.metrics[0] in row.numbers]
-        sign = 1 if self.goal == "lowest" else -1
-        return sorted(found, key=lambda row: sign * row.numbers[self.metrics[0]])
+        metric, sign = self.metrics[0], 1 if self.goal == LOWEST else -1
+        rows = [row for row in self.rows if row.state is RunState.finished and metric in row.numbers]
+        return sorted(rows, key=lambda row: sign * row.numbers[metric])
 
     def write(self) -> Path:
-        """``sweep.parquet``: settings and numbers, which the same runs give again; returns its path."""
+        """Write ``sweep.parquet``, which depends on settings and results alone; returns its path."""
         path = self.folder / TABLE
-        lines = [
-            {
-                "run": row.run,
-                "state": row.state.value,
-                "error": row.error or None,
-                **{key: _cell(row.settings.get(key)) for key in self.swept},
-                **{name: row.numbers.get(name) for name in self.metrics},
-                "command": row.command,
-            }
-            for row in self.rows
-        ]
+        columns = {
+            "run": [row.run for row in self.rows],
+            "state": [row.state.value for row in self.rows],
+            "error": [row.error or None for row in self.rows],
+            **{key: _one_type([row.settings.get(key) for row in self.rows]) for key in self.swept},
+            **{name: _one_type([row.numbers.get(name) for row in self.rows]) for name in self.metrics},
+            "command": [row.command for row in self.rows],
+        }
         with atomic(path) as aside:
-            pq.write_table(pa.Table.from_pylist(_one_type(lines)), aside)
+            pq.write_table(pa.table(columns), aside)
         return path
 
 
+def metric_curves(folder: Path) -> dict[str, dict[int, float]]:
+    """A training's metrics by name and step; empty for an evaluation."""
+    return {name: values for name, values in read_table(folder).items() if name.startswith(REPRODUCIBLE) and values}
+
+
+def scores_by_setting(folder: Path) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """Settings and numbers: one pair for a training, one for each sweep point of an evaluation."""
+    if not (folder / SUMMARY).is_file():
+        return [({}, {name: values[max(values)] for name, values in sorted(metric_curves(folder).items())})]
+    pairs = []
+    for point in read_json(folder / SUMMARY)["cells"]:
+        numbers = {name: score["mean"] for name, score in point["scores"].items()} | point["sets"]
+        pairs.append((dict(point["settings"]), {name: value for name, value in numbers.items() if value is not None}))
+    return pairs
+
+
+def metric_goal(folder: Path, name: str) -> str:
+    """Whether high or low values of a run's metric are good."""
+    if not (folder / SUMMARY).is_file():
+        return LOWEST if "loss" in name else HIGHEST
+    goals: dict[str, str] = read_json(folder / SUMMARY)["setting"]["goals"]
+    return goals.get(name.partition(".")[0], HIGHEST)
+
+
+def best_score(folder: Path, name: str | None) -> float | None:
+    """The best value of a metric over all sweep points, by default of the first metric; ``None`` without metrics.
+
+    Raises:
+        ValueError: if the run has no metric ``name``.
+    """
+    numbers = [one for _, one in scores_by_setting(folder)]
+    if name is None:
+        name = next((metric for one in numbers for metric in one), "")
+    values = [one[name] for one in numbers if name in one]
+    if values:
+        return (min if metric_goal(folder, name) == LOWEST else max)(values)
+    names = sorted({metric for one in numbers for metric in one})
+    if names:
+        raise ValueError(f"score={name}: the run has no such metric; it has {', '.join(names)}")
+    return None
+
+
 def is_sweep(folder: Path) -> bool:
-    """Whether ``folder`` holds runs of a sweep, or any runs."""
+    """Whether ``folder`` holds folders of runs."""
     return folder.is_dir() and any(folder.glob(f"*/{STATUS}"))
 
 
-def read_sweep(folder: Path, score: str | None = None) -> Sweep:
+def read_sweep(folder: Path, score: str | None = None) -> SweepTable:
     """The runs in ``folder``.
 
     Args:
         folder: of the sweep.
-        score: the metric to rank by; ``None`` takes a training's validation loss or an evaluation's first.
+        score: metric to rank by; by default a training's validation loss or an evaluation's first metric.
 
     Raises:
-        ValueError: if there is none, or none has ``score``.
+        ValueError: if there is no run, or none has ``score``.
     """
-    found = {path.parent: read_status(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))}
-    statuses = {run: status for run, status in found.items() if status}
+    folders = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    statuses = {run: status for run in folders if (status := read_status(run))}
     if not statuses:
         raise ValueError(f"{folder}: holds no runs; name what was hydra.sweep.dir in train.py -m or evaluate.py -m")
-    said = {run: _said(status.overrides) for run, status in statuses.items()}
-    keys = list(dict.fromkeys(key for one in said.values() for key in one if key not in PLACES))
-    swept = [key for key in keys if len({repr(one.get(key)) for one in said.values()}) > 1]
+    settings = {run: _parse_overrides(status.overrides) for run, status in statuses.items()}
+    keys = list(dict.fromkeys(key for one in settings.values() for key in one if key not in FOLDER_KEYS))
+    swept = [key for key in keys if len({repr(one.get(key)) for one in settings.values()}) > 1]
     rows = [
-        Row(
+        RunRow(
             run.name,
             status.state,
             status.error,
-            {**{key: said[run].get(key) for key in swept}, **cell},
+            {**{key: settings[run].get(key) for key in swept}, **point},
             numbers,
-            command,
+            command_of(status),
         )
         for run, status in statuses.items()
-        for command in [command_of(status)]
-        for cell, numbers in (rows_of(run) if status.state is State.finished else [({}, {})])
+        for point, numbers in (scores_by_setting(run) if status.state is RunState.finished else [({}, {})])
     ]
     swept = list(dict.fromkeys([*swept, *(key for row in rows for key in row.settings)]))
-    metrics = _ordered(list(dict.fromkeys(name for row in rows for name in row.numbers)), score)
+    metrics = _ranking_first(list(dict.fromkeys(name for row in rows for name in row.numbers)), score)
     first = next(iter(statuses))
-    return Sweep(
+    return SweepTable(
         folder=folder,
         swept=swept,
-        shared=[word for word in statuses[first].overrides if _key(word) not in {*swept, *PLACES}],
+        shared=[one for one in statuses[first].overrides if _override_key(one) not in {*swept, *FOLDER_KEYS}],
         metrics=metrics,
-        goal=goal_of(first, metrics[0]) if metrics else "highest",
-        rows=sorted(rows, key=lambda row: [_order(row.settings.get(key)) for key in swept]),
-        curves={run.name: curves(run) for run in statuses},
+        goal=metric_goal(first, metrics[0]) if metrics else HIGHEST,
+        rows=sorted(rows, key=lambda row: [sort_key(row.settings.get(key)) for key in swept]),
+        curves={run.name: metric_curves(run) for run in statuses},
     )
 
 
-def command_of(status: Status) -> str:
-    """One line that repeats the run by itself."""
-    dropped = PLACES | ({"sweep"} if status.main == "train" else set())
-    words = [word for word in status.overrides if _key(word) not in dropped]
-    place = [] if status.main == "train" else ["out=runs/again"]
-    return shlex.join(["python", f"{status.main}.py", *words, *place])
+def command_of(status: RunStatus) -> str:
+    """Command line that repeats the run without its sweep."""
+    is_training = status.main == "train"
+    dropped = FOLDER_KEYS | ({"sweep"} if is_training else set())
+    overrides = [one for one in status.overrides if _override_key(one) not in dropped]
+    return shlex.join(["python", f"{status.main}.py", *overrides, *([] if is_training else ["out=runs/again"])])
 
 
-def _said(overrides: Sequence[str]) -> dict[str, Any]:
-    pairs = (word.partition("=") for word in overrides)
-    return {key.lstrip("+~"): _value(text) for key, _, text in pairs}
+def sort_key(value: Any) -> tuple[bool, float, str]:
+    """Sorts numbers by size, and other values after them as text."""
+    return (False, float(value), "") if is_number(value) else (True, 0.0, str(value))
 
 
-def _value(text: str) -> Any:
-    """A word of the command line as a number, or as it stands."""
+def _override_key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    return {_override_key(one): _parse_value(one.partition("=")[2]) for one in overrides}
+
+
+def _parse_value(text: str) -> Any:
+    """A value of the command line as a number or boolean, or as its text."""
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    try:
-        # YAML 1.1 takes 1e-3 for a word.
-        return float(found) if isinstance(found, str) else found if isinstance(found, int | float) else text
-    except ValueError:
+        value = yaml.safe_load(text)
+        # YAML 1.1 reads 1e-3 as text.
+        return float(value) if isinstance(value, str) else value if isinstance(value, int | float) else text
+    except (yaml.YAMLError, ValueError):
         return text
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
-
-
-def _ordered(metrics: list[str], score: str | None) -> list[str]:
-    """The metric to rank by first."""
-    wanted = score or ("val/loss" if "val/loss" in metrics else None)
-    if wanted is None:
+def _ranking_first(metrics: list[str], score: str | None) -> list[str]:
+    """``metrics`` with the one to rank by first."""
+    first = score or ("val/loss" if "val/loss" in metrics else None)
+    if first is None:
         return metrics
-    if wanted not in metrics:
-        raise ValueError(f"--score {wanted}: no run has it; there are {', '.join(metrics) or 'no numbers yet'}")
-    return [wanted, *(name for name in metrics if name != wanted)]
+    if first not in metrics:
+        raise ValueError(f"--score {first}: no run has it; there are {', '.join(metrics) or 'no numbers yet'}")
+    return [first, *(name for name in metrics if name != first)]
 
 
-def _order(value: Any) -> tuple[bool, float, str]:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (not is_number, float(value) if is_number else 0.0, "" if is_number else str(value))
-
-
-def _cell(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _one_type(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Columns of mixed types as text, which a table can hold."""
-    mixed = {
-        key
-        for key in lines[0]
-        if len({float if isinstance(line[key], int | float) else type(line[key]) for line in lines} - {type(None)}) > 1
-    }
-    return [
-        {key: str(value) if key in mixed and value is not None else _wide(value) for key, value in line.items()}
-        for line in lines
+def _one_type(values: Sequence[Any]) -> list[Any]:
+    """A column that Parquet can hold: all numbers as floats, or, where types are mixed, all values as text."""
+    column = [
+        float(value) if is_number(value) else value if value is None or isinstance(value, bool | str) else str(value)
+        for value in values
     ]
-
-
-def _wide(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    is_mixed = len({float if isinstance(value, bool) else type(value) for value in column} - {type(None)}) > 1
+    return [str(value) if value is not None else None for value in values] if is_mixed else column

@@ -1,4 +1,4 @@
-"""What a request may ask for: tasks, tracks, spans and strengths. Knows the rules; opens no file.
+"""Validation of requests: tasks, tracks, spans and strengths. Opens no file.
 
 Source of the tasks and tracks: upstream ``constants.py`` (``TASK_TYPES``, ``TRACK_NAMES``) and ``inference.py``.
 """
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from acestep.songs.metadata import checked
-from acestep.songs.song import Request, Song, shown
+from acestep.songs.metadata import validate_song
+from acestep.songs.song import AnySong, Request, Song, shorten
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task wants beside the words.
+    """Inputs of a task beside the text.
 
     Attributes:
-        source: whether it starts from a recording.
-        span: whether it may be told to make only a part.
-        tracks: how many tracks it takes at most.
-        trained: whether SFT and turbo checkpoints learned it, and not base ones alone.
+        source: whether it needs a source recording.
+        span: whether it accepts ``start`` and ``end``.
+        tracks: largest number of tracks.
+        trained: whether SFT and turbo checkpoints were trained on it, not only base checkpoints.
     """
 
     source: bool = True
@@ -53,19 +53,23 @@ USED_BY = {
     "source_strength": FOLLOWS_SOURCE,
     "retake": ("text2music", *FOLLOWS_SOURCE),
 }
-"""Fields that only some tasks hear; set for another, they would be ignored without a word."""
+"""Fields that only some tasks use; with any other task, a value other than the default is an error."""
 SPLICES = ("reconstruction", "source", "none")
 SHARES = ("cover_strength", "source_strength", "repaint_strength", "edit_start", "edit_stop", "retake")
 CAPTION_CHARACTERS = 4096
-"""Captions of up to 512 characters were trained; this keeps a whole book from being read as one."""
+"""Training captions have up to 512 characters; this only rejects obvious mistakes."""
 
 
-def checked_request(song: Song) -> Song:
-    """``song`` with its words in the trained form; ``ValueError`` names the field that cannot be."""
+def validate_request(song: AnySong) -> AnySong:
+    """``song`` with its metadata normalised, every field checked.
+
+    Raises:
+        ValueError: names the first invalid field.
+    """
     _check_text(song)
     if not isinstance(song, Request):
-        return checked(song)
-    task = TASKS[_one_of("task", song.task, tuple(TASKS))]
+        return validate_song(song)
+    task = TASKS[_validate_choice("task", song.task, tuple(TASKS))]
     _check_source(song, task)
     for key in SHARES:
         if not 0 <= getattr(song, key) <= 1:
@@ -74,14 +78,14 @@ def checked_request(song: Song) -> Song:
         raise ValueError(f"song.edit_start={song.edit_start:g}: need at most song.edit_stop={song.edit_stop:g}")
     if song.edit_draws < 1:
         raise ValueError(f"song.edit_draws={song.edit_draws}: need at least 1")
-    _one_of("splice", song.splice, SPLICES)
+    _validate_choice("splice", song.splice, SPLICES)
     _check_used(song)
-    checked(Song(seed=song.retake_seed))
-    return checked(replace(song, tracks=_checked_tracks(song.tracks, song.task, task.tracks)))
+    validate_song(Song(seed=song.retake_seed))
+    return validate_song(replace(song, tracks=_normalize_tracks(song.tracks, song.task, task.tracks)))
 
 
 def lead_in(song: Song) -> float:
-    """Seconds that a repaint begins before its source."""
+    """Seconds of new audio before the source."""
     return max(0.0, -song.start) if isinstance(song, Request) and song.start is not None else 0.0
 
 
@@ -107,14 +111,14 @@ def _check_source(song: Request, task: Task) -> None:
         raise ValueError(f"song.source: task {song.task} starts from a recording; name an audio file")
     if song.source and not task.source:
         raise ValueError(
-            f"song.source={shown(song.source)}: task {song.task} starts from none; leave it out or add song.task=cover"
+            f"song.source={shorten(song.source)}: task {song.task} takes none; leave it out or add song.task=cover"
         )
     if song.codes and task.source:
-        raise ValueError(f"song.codes: task {song.task} has its source in their place; leave one of both out")
+        raise ValueError(f"song.codes: task {song.task} takes a source instead; leave one of both out")
     for key in ("start", "end"):
         value = getattr(song, key)
         if value is not None and not task.span:
-            raise ValueError(f"song.{key}={value:g}: only repaint and lego make a part of a song; leave it out")
+            raise ValueError(f"song.{key}={value:g}: only tasks repaint and lego take a span; leave it out")
         if value is not None and not math.isfinite(value):
             raise ValueError(f"song.{key}={value}: need a number of seconds")
     if song.end is not None and song.end <= max(song.start or 0.0, 0.0):
@@ -125,25 +129,25 @@ def _check_source(song: Request, task: Task) -> None:
 
 def _check_used(song: Request) -> None:
     for key, tasks in USED_BY.items():
-        heard = song.task in tasks or (key == "cover_strength" and song.codes)
-        if not heard and getattr(song, key) != getattr(Request, key):
+        is_used = song.task in tasks or (key == "cover_strength" and song.codes)
+        if not is_used and getattr(song, key) != getattr(Request, key):
             raise ValueError(
-                f"song.{key}={shown(getattr(song, key))}: task {song.task} makes no use of it "
-                f"(there is one in {', '.join(tasks)}); leave it out"
+                f"song.{key}={shorten(getattr(song, key))}: not used by task {song.task}, only by {', '.join(tasks)}; "
+                "leave it out"
             )
 
 
-def _checked_tracks(tracks: Sequence[str], task: str, most: int) -> tuple[str, ...]:
-    if len(tracks) > most:
-        needs = "takes none" if most == 0 else f"takes {most} at most"
-        raise ValueError(f"song.tracks={shown(', '.join(tracks))}: task {task} {needs}")
-    return tuple(_one_of("tracks", track.strip().lower().replace(" ", "_"), TRACKS) for track in tracks)
+def _normalize_tracks(tracks: Sequence[str], task: str, limit: int) -> tuple[str, ...]:
+    if len(tracks) > limit:
+        needs = f"takes at most {limit}" if limit else "takes none"
+        raise ValueError(f"song.tracks={shorten(', '.join(tracks))}: task {task} {needs}")
+    return tuple(_validate_choice("tracks", track.strip().lower().replace(" ", "_"), TRACKS) for track in tracks)
 
 
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> str:
+def _validate_choice(key: str, value: str, known: tuple[str, ...]) -> str:
     if value in known:
         return value
     near = get_close_matches(value, known, n=1, cutoff=0.5)
     raise ValueError(
-        f"song.{key}={shown(value)}: {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(known)}"
+        f"song.{key}={shorten(value)}: {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(known)}"
     )

@@ -1,28 +1,29 @@
-"""What a person asks for, in words and numbers: before any tensor, file or network. Imports nothing heavy."""
+"""Songs and requests as plain text and numbers. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
-SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+MESSAGE_CHARACTERS = 60
+"""Longest part of an invalid value that an error message repeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Song:
-    """One request or one training example, in words: what a person writes down before any tensor exists.
+    """The text and metadata of one request or one training example.
 
-    What is left at ``None`` is written as ``N/A`` in the prompt.
+    Fields that are ``None`` are written as ``N/A`` in the prompt.
 
     Attributes:
-        caption: the music in words: style, instruments, mood, voice; up to some 500 characters.
-        lyrics: with their structure in brackets, such as ``[verse]``; empty for an instrumental; ``@FILE`` is read.
+        caption: text description: style, instruments, mood, voice; up to about 500 characters.
+        lyrics: with section tags such as ``[verse]``; empty for an instrumental; ``@FILE`` reads them from a file.
         language: of the lyrics, by code or English name.
-        seconds: how long it lasts; left out, the checkpoint's usual length.
-        bpm: beats a minute, 30 to 300.
-        key: such as ``C major`` or ``F# minor``.
-        time_signature: beats in a bar: 2, 3, 4 or 6; ``3/4`` will do.
-        seed: of its noise: the same one gives the same song.
+        seconds: duration; default: that of the checkpoint.
+        bpm: beats per minute, 30 to 300; default: the model's choice.
+        key: such as ``C major`` or ``F# minor``; default: the model's choice.
+        time_signature: beats per bar: 2, 3, 4 or 6; ``3/4`` is accepted too; default: the model's choice.
+        seed: of the initial noise; the same seed gives the same song.
     """
 
     caption: str = ""
@@ -37,7 +38,7 @@ class Song:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterUse:
-    """An adapter in a file or folder, and how much of it: 0 is none, 1 as it was trained."""
+    """An adapter in a file or folder, and the factor on its weights: 0 disables it, 1 is as trained."""
 
     path: str
     scale: float = 1.0
@@ -45,33 +46,36 @@ class AdapterUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Song):
-    """A song that may start from audio: what one asks of ``Pipeline.generate`` beside the words.
+    """A song with a task, and the audio and parameters that the task needs.
 
     Attributes:
-        name: of its file, without a folder; made of the caption where it is left out.
-        task: ``text2music``; from a ``source``: ``cover`` (through its 5 Hz codes), ``cover-nofsq`` (through its
-            latents), ``repaint`` (anew from ``start`` to ``end``), ``edit`` (the same music under another caption),
-            ``extract``, ``lego`` and ``complete`` (by ``tracks``).
-        source: audio file to start from, of any rate and channel count.
-        source_caption: for ``edit``, what the source is like.
-        source_lyrics: for ``edit``, what it sings.
-        start: of what to repaint, in seconds of the source; below 0 the song begins that much earlier.
-        end: of what to repaint; beyond the source's end the song grows; left out it is the source's end.
+        name: file name, without a folder; default: made of the caption.
+        task: ``text2music``; from a ``source``: ``cover`` (conditioned on its 5 Hz codes), ``cover-nofsq`` (on its
+            latents), ``repaint`` (new audio from ``start`` to ``end``), ``edit`` (the same music with another caption),
+            ``extract``, ``lego`` and ``complete`` (of ``tracks``).
+        source: audio file to start from, of any sample rate and channel count; default: none.
+        source_caption: for ``edit``, the caption of the source.
+        source_lyrics: for ``edit``, the lyrics of the source.
+        start: of the repainted span, in seconds of the source; a negative value extends the song at its start; default:
+            the source's start.
+        end: of the repainted span; a value after the source's end extends the song; default: the source's end.
         tracks: instruments for ``extract``, ``lego`` and ``complete``, such as ``drums``.
-        references: audio files whose timbre to take.
-        codes: the music itself in place of a source, as 5 Hz audio codes, five a second: what a planner writes. Without
-            ``seconds`` the song lasts as they do.
-        cover_strength: share of the steps that hear the source, or the codes; the rest hears the words alone.
-        source_strength: how near to the source's latents to start: 0 from noise, 1 as near as the schedule reaches.
-        repaint_strength: 0 holds on to what surrounds the repainted part, 1 lets it go.
-        splice: what stands outside the repainted part: ``reconstruction``, the source as the autoencoder gives it
-            back; ``source``, its own samples; ``none``, what the decoder makes beside the new part.
-        edit_start: for ``edit``, share of the steps to skip: more stays nearer to the source.
-        edit_stop: for ``edit``, share of the steps after which the target's words alone are followed.
-        edit_draws: for ``edit``, noise draws to average over in each step.
-        retake: share of another take: 0 is the seed's own, 1 that of ``retake_seed``.
-        retake_seed: of the other take.
-        adapters: to use for this song, together; left out, those that the whole call uses.
+        references: audio files for the timbre.
+        codes: 5 Hz audio codes in place of a source, as a planner writes them. Without ``seconds``, they determine the
+            duration.
+        cover_strength: share of the steps that are conditioned on the source or the codes; the other steps are
+            conditioned on the text only.
+        source_strength: initialisation from the source's latents: 0 starts from noise, 1 as close to the source as the
+            schedule allows.
+        repaint_strength: 0 keeps the transition to the surrounding audio smooth, 1 does not constrain it.
+        splice: audio outside the repainted span: ``reconstruction``, the source decoded by the autoencoder; ``source``,
+            the source's samples; ``none``, the decoder's output.
+        edit_start: for ``edit``, share of the steps to skip; a larger share keeps more of the source.
+        edit_stop: for ``edit``, share of the steps after which only the target prompt is followed.
+        edit_draws: for ``edit``, noise samples to average over in each step.
+        retake: weight of a second noise: 0 is the noise of ``seed``, 1 that of ``retake_seed``.
+        retake_seed: of the second noise.
+        adapters: applied together to this song; default: those of the whole call.
     """
 
     name: str | None = None
@@ -96,16 +100,17 @@ class Request(Song):
     adapters: tuple[AdapterUse, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Lists, as configs and files have them, become tuples."""
-        object.__setattr__(self, "tracks", tuple(self.tracks))
-        object.__setattr__(self, "references", tuple(self.references))
-        object.__setattr__(self, "codes", tuple(self.codes))
-        if self.adapters is not None:
-            object.__setattr__(self, "adapters", tuple(self.adapters))
+        # Configs and files have lists.
+        for name in ("tracks", "references", "codes", "adapters"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(value))
 
 
-def shown(value: object, most: int = SHOWN) -> str:
-    """``value`` as a message can hold it: in one line, printable, and not too long."""
+AnySong = TypeVar("AnySong", bound=Song)
+
+
+def shorten(value: object, limit: int = MESSAGE_CHARACTERS) -> str:
+    """``value`` for an error message: one line, printable, at most ``limit`` characters and an ellipsis."""
     text = " ".join(str(value).split())
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return text if len(text) <= most else f"{text[:most]}…"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
+    return text if len(text) <= limit else f"{text[:limit]}…"

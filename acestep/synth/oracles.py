@@ -1,8 +1,8 @@
-"""Oracles: what a micro-world song turned out to be, read back from its waveform alone.
+"""Oracles: classifiers that measure the factors of a micro-world song in its waveform.
 
-Plain signal features and multinomial logistic regression, fitted on rendered songs and on what the autoencoder
-makes of them (else its sound would be mistaken for a wrong answer). Knows no network: the judge shares nothing
-with the judged. Instruments have a reject class, so that an unknown timbre is nobody's.
+Signal features and multinomial logistic regression, fitted to rendered songs and to their reconstructions by the
+autoencoder, so that the autoencoder's distortion does not count as an error. They share no weights with the evaluated
+network. Instruments have a reject class for unknown timbres.
 """
 
 from __future__ import annotations
@@ -19,67 +19,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.files import atomic
-from acestep.synth.spectra import Spectra, features, listen
-from acestep.synth.world import (
-    BEAT_FRAMES,
-    DRUMS,
-    INSTRUMENTS,
-    MODES,
-    SECTIONS,
-    TONICS,
-    UNSEEN_INSTRUMENT,
-    VOWELS,
-    Truth,
-)
+from acestep.synth import world
+from acestep.synth.spectra import Spectra, extract_spectra, factor_features
+from acestep.synth.world import Truth
 
 OTHER = "other"
 SILENT = "silent"
 CLASSES: dict[str, tuple[str, ...]] = {
-    "tempo": tuple(str(beat) for beat in BEAT_FRAMES),
-    "keymode": tuple(f"{tonic} {mode}" for tonic in TONICS for mode in MODES),
-    "instrument": (*INSTRUMENTS, UNSEEN_INSTRUMENT, OTHER),
-    "drums": DRUMS,
-    "structure": SECTIONS,
-    "syllables": (*VOWELS, SILENT),
+    "tempo": tuple(str(beat) for beat in world.BEAT_FRAMES),
+    "keymode": tuple(f"{tonic} {mode}" for tonic in world.TONICS for mode in world.MODES),
+    "instrument": (*world.INSTRUMENTS, world.UNSEEN_INSTRUMENT, OTHER),
+    "drums": world.DRUMS,
+    "structure": world.SECTIONS,
+    "syllables": (*world.VOWELS, SILENT),
 }
-FACTORS = ("tempo", "key", "mode", "instrument", "drums", "structure", "syllables")
-CHANCE = {
-    "tempo": 1 / len(BEAT_FRAMES),
-    "key": 1 / len(TONICS),
-    "mode": 1 / len(MODES),
-    "instrument": 1 / len(INSTRUMENTS),
-    "drums": 1 / len(DRUMS),
-    "structure": 1 / len(SECTIONS),
-    "syllables": 1 / len(VOWELS),
+VALUES = {
+    "tempo": world.BEAT_FRAMES,
+    "key": world.TONICS,
+    "mode": world.MODES,
+    "instrument": world.INSTRUMENTS,
+    "drums": world.DRUMS,
+    "structure": world.SECTIONS,
+    "syllables": world.VOWELS,
 }
-"""Expected score of a guess that does not know the prompt, factor by factor."""
+FACTORS = tuple(VALUES)
+CHANCE = {factor: 1 / len(values) for factor, values in VALUES.items()}
+"""Expected score of each factor for songs that do not depend on their prompts."""
+PARAMETERS = ("mean", "scale", "weight", "bias")
 
 
-def _spans(truth: Truth, factor: str) -> list[tuple[int, int]]:
-    if factor == "syllables":
-        return truth.slots
-    if factor == "structure":
-        return [(0, truth.boundary), (truth.boundary, truth.frames)]
-    return []
-
-
-def _answers(truth: Truth, factor: str) -> list[str]:
-    """The class names that the truth asks for, one per row of the factor's features."""
-    if factor == "structure":
-        return list(truth.sections)
-    if factor == "syllables":
-        return [syllable[-1] for syllable in truth.syllables] or [SILENT] * len(truth.slots)
-    return [{
-        "tempo": str(truth.beat_frames),
-        "keymode": truth.key,
-        "instrument": truth.instrument,
-        "drums": truth.drums,
-    }[factor]]  # fmt: skip
+def _oracle_targets(truth: Truth) -> dict[str, tuple[list[str], list[tuple[int, int]]]]:
+    """For each classifier, the class names of ``truth``, and the spans of frames if it has one for each span."""
+    return {
+        "tempo": ([str(truth.beat_frames)], []),
+        "keymode": ([truth.key], []),
+        "instrument": ([truth.instrument], []),
+        "drums": ([truth.drums], []),
+        "structure": ([*truth.sections], [(0, truth.boundary), (truth.boundary, truth.frames)]),
+        "syllables": ([syllable[-1] for syllable in truth.syllables] or [SILENT] * world.SLOTS, truth.slots),
+    }
 
 
 @dataclass(frozen=True)
-class Readout:
-    """Multinomial logistic regression over standardised features."""
+class LogisticRegression:
+    """Multinomial logistic regression of standardised features."""
 
     mean: Float[Tensor, " f"]
     scale: Float[Tensor, " f"]
@@ -89,8 +72,8 @@ class Readout:
     @classmethod
     def fit(
         cls, features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], classes: int, penalty: float = 2e-3
-    ) -> Readout:
-        """Maximum likelihood with an L2 ``penalty``, by L-BFGS from zero: no randomness."""
+    ) -> LogisticRegression:
+        """Maximum likelihood with an L2 ``penalty``, by L-BFGS from zero, which is deterministic."""
         mean, scale = features.mean(0), features.std(0).clamp_min(1e-4)
         rows = (features - mean) / scale
         weight = torch.zeros(features.shape[1], classes, requires_grad=True)
@@ -107,79 +90,76 @@ class Readout:
         return cls(mean, scale, weight.detach(), bias.detach())
 
     def __call__(self, features: Float[Tensor, "n f"]) -> Int[Tensor, " n"]:
-        """Most likely class of every row. Features are limited to 6 deviations, so that no outlier decides alone."""
+        """Likeliest class of each row. Features are clamped to 6 standard deviations, against outliers."""
         rows = ((features - self.mean) / self.scale).clamp(-6, 6)
         return (rows @ self.weight + self.bias).argmax(-1)
 
 
-Observation = dict[str, tuple[NDArray[np.float32], list[int]]]
-"""Of one song, by factor: the features its oracle looks at, and the classes it should find in them.
+LabelledFeatures = dict[str, tuple[NDArray[np.float32], list[int]]]
+"""Features and class indices of one song, by factor.
 
-Arrays, since tensors cross from process to process as open files, of which there are not enough.
+NumPy arrays, since tensors are sent between processes as open files, of which there would be too many.
 """
 
 
-def observe(truth: Truth, samples: Float[Tensor, "a s"], instrument: str) -> Observation:
-    """A song of known truth as the oracles see it. ``instrument`` is the truth's, or ``OTHER`` for one unnamed."""
-    spectra = listen(samples)
-    seen = {}
-    for factor, names in CLASSES.items():
-        answers = [instrument] if factor == "instrument" else _answers(truth, factor)
-        rows = features(spectra, factor, _spans(truth, factor)).numpy()
-        seen[factor] = rows, [names.index(name) for name in answers]
-    return seen
+def labelled_features(truth: Truth, samples: Float[Tensor, "a s"]) -> LabelledFeatures:
+    """A training example of the oracles; the instrument of ``truth`` may be ``OTHER``, for an unknown timbre."""
+    spectra = extract_spectra(samples)
+    return {
+        factor: (factor_features(spectra, factor, spans).numpy(), [CLASSES[factor].index(label) for label in labels])
+        for factor, (labels, spans) in _oracle_targets(truth).items()
+    }
 
 
 class Oracles:
-    """One readout a factor. ``score`` compares what is heard with what was asked."""
+    """One classifier for each factor of ``CLASSES``."""
 
-    def __init__(self, readouts: dict[str, Readout]) -> None:
-        self.readouts = readouts
+    def __init__(self, classifiers: dict[str, LogisticRegression]) -> None:
+        self.classifiers = classifiers
 
     @classmethod
-    def fit(cls, observations: Sequence[Observation]) -> Oracles:
-        """Fit every factor on observed songs of known truth."""
-        readouts = {}
+    def fit(cls, examples: Sequence[LabelledFeatures]) -> Oracles:
+        classifiers = {}
         for factor, names in CLASSES.items():
-            rows = torch.from_numpy(np.concatenate([observation[factor][0] for observation in observations]))
-            labels = torch.tensor([label for observation in observations for label in observation[factor][1]])
-            readouts[factor] = Readout.fit(rows, labels, len(names))
-        return cls(readouts)
+            features = torch.from_numpy(np.concatenate([example[factor][0] for example in examples]))
+            labels = torch.tensor([label for example in examples for label in example[factor][1]])
+            classifiers[factor] = LogisticRegression.fit(features, labels, len(names))
+        return cls(classifiers)
 
-    def heard(self, sound: Spectra | Float[Tensor, "a s"], truth: Truth) -> dict[str, list[str]]:
-        """Class names heard in a waveform. ``truth`` only says when its sections and syllables should fall."""
-        spectra = sound if isinstance(sound, Spectra) else listen(sound)
-        return {
-            factor: [CLASSES[factor][i] for i in readout(features(spectra, factor, _spans(truth, factor))).tolist()]
-            for factor, readout in self.readouts.items()
-        }
+    def predict(self, sound: Spectra | Float[Tensor, "a s"], truth: Truth) -> dict[str, list[str]]:
+        """Class names measured in a waveform. Only the times of sections and syllables are taken from ``truth``."""
+        spectra = sound if isinstance(sound, Spectra) else extract_spectra(sound)
+        predicted = {}
+        for factor, (_, spans) in _oracle_targets(truth).items():
+            classes = self.classifiers[factor](factor_features(spectra, factor, spans))
+            predicted[factor] = [CLASSES[factor][index] for index in classes.tolist()]
+        return predicted
 
     def score(self, sound: Spectra | Float[Tensor, "a s"], truth: Truth) -> dict[str, float]:
-        """Factor by factor, the share of what ``truth`` asks for that is heard in the waveform, from 0 to 1."""
-        heard = self.heard(sound, truth)
-        shares = {}
-        for factor in heard:
-            pairs = list(zip(heard[factor], _answers(truth, factor), strict=True))
-            shares[factor] = sum(got == asked for got, asked in pairs) / len(pairs)
-        (key,) = heard["keymode"]
-        tonic, mode = key.split(" ")
-        del shares["keymode"]
-        shares |= {"key": float(tonic == truth.tonic), "mode": float(mode == truth.mode)}
-        return {factor: shares[factor] for factor in FACTORS}
+        """Accuracy of each of ``FACTORS``, from 0 to 1: the share of the labels of ``truth`` that is measured."""
+        predicted = self.predict(sound, truth)
+        accuracy = {}
+        for factor, (labels, _) in _oracle_targets(truth).items():
+            pairs = zip(predicted[factor], labels, strict=True)
+            accuracy[factor] = sum(label == expected for label, expected in pairs) / len(labels)
+        tonic, mode = predicted["keymode"][0].split(" ")
+        accuracy |= {"key": float(tonic == truth.tonic), "mode": float(mode == truth.mode)}
+        return {factor: accuracy[factor] for factor in FACTORS}
 
     def save(self, path: Path) -> None:
-        """Write all readouts to one safetensors file, aside and then renamed."""
+        """Write all classifiers to one safetensors file, atomically."""
         tensors = {
-            f"{factor}.{name}": getattr(readout, name).half().contiguous()
-            for factor, readout in self.readouts.items()
-            for name in ("mean", "scale", "weight", "bias")
+            f"{factor}.{name}": getattr(classifier, name).half().contiguous()
+            for factor, classifier in self.classifiers.items()
+            for name in PARAMETERS
         }
         with atomic(path) as aside:
             save_file(tensors, aside)
 
     @classmethod
     def load(cls, path: Path) -> Oracles:
-        """Read what :meth:`save` wrote."""
+        """Read a file of :meth:`save`."""
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-        names = ("mean", "scale", "weight", "bias")
-        return cls({factor: Readout(*(tensors[f"{factor}.{name}"] for name in names)) for factor in CLASSES})
+        return cls(
+            {factor: LogisticRegression(*(tensors[f"{factor}.{name}"] for name in PARAMETERS)) for factor in CLASSES}
+        )

@@ -1,8 +1,8 @@
-"""Truth to waveform: a bass, a chording instrument, drums and a source-filter voice, 48 kHz stereo.
+"""Synthesis of a song from its factors: bass, chords, drums and a source-filter voice, 48 kHz stereo.
 
-Pitched sounds lie on the equal-tempered grid below 5 kHz and drums outside it (a kick below 75 Hz, noise above
-5.5 kHz), so that every factor leaves its own trace in the spectrum. The voice is a harmonic source shaped by three
-formant resonances (Fant, Acoustic Theory of Speech Production, 1960); a syllable's vowel is its formants.
+Pitched sounds are at equal-tempered pitches below 5 kHz and drums outside this range (a kick below 75 Hz, noise above
+5.5 kHz), so that every factor can be measured separately in the spectrum. The voice is a harmonic source with three
+formant resonances (Fant, Acoustic Theory of Speech Production, 1960), which define the vowel of a syllable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from acestep.synth.world import FRAME_RATE, TONICS, Truth
+from acestep.synth.world import FRAME_RATE, SAMPLE_RATE, TONICS, Truth
 
 Samples = NDArray[np.float64]
 
-SAMPLE_RATE = 48_000
 HOP = SAMPLE_RATE // FRAME_RATE
 PITCHED_LIMIT_HZ = 5_000.0
 VOICE_LIMIT_HZ = 3_400.0
@@ -34,10 +33,10 @@ TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
 
 @dataclass(frozen=True, kw_only=True)
 class Timbre:
-    """How an instrument sounds.
+    """Synthesis parameters of an instrument.
 
-    ``partials`` are (semitones above the note, amplitude), ``attack`` and ``decay`` seconds (0: held), ``lowest`` the
-    MIDI note from which its chords are voiced, ``length`` the seconds that they sound, ``tremolo`` a depth.
+    ``partials`` are (semitones above the note, amplitude), ``attack`` and ``decay`` seconds (0: sustained), ``lowest``
+    the lowest MIDI note of its chords, ``length`` their duration in seconds, ``tremolo`` a depth from 0 to 1.
     """
 
     partials: tuple[tuple[float, float], ...]
@@ -50,7 +49,7 @@ class Timbre:
 
 ODD = tuple((12 * np.log2(k), 1 / k**0.6) for k in range(1, 16, 2))
 SAW = tuple((12 * np.log2(k), 1 / k**0.8) for k in range(1, 13))
-# Registers differ as much as spectra do: a choir of six that one tells apart from the next room.
+# Instruments differ in register as well as in spectrum.
 TIMBRES = {
     "organ": Timbre(partials=((0, 0.8), (12, 0.8), (24, 0.7), (36, 0.6)), attack=0.02, lowest=48),
     "synth": Timbre(partials=ODD, attack=0.004, lowest=54, length=0.16),
@@ -80,7 +79,7 @@ def midi_to_hz(note: float) -> float:
 
 
 def unknown_timbre(rng: np.random.Generator) -> Timbre:
-    """An instrument that nobody has a name for: random partials, register, attack and decay."""
+    """An instrument of random partials, register, attack and decay, for the oracles' reject class."""
     steps = rng.choice(40, int(rng.integers(2, 8)), False)
     return Timbre(
         partials=tuple((float(step), float(rng.uniform(0.1, 1))) for step in steps),
@@ -91,10 +90,10 @@ def unknown_timbre(rng: np.random.Generator) -> Timbre:
     )
 
 
-def render(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
-    """The song as ``(2, samples)`` floats with a peak near 0.8; the same truth gives the same samples.
+def render_song(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
+    """The song as ``(2, samples)`` floats with a peak of 0.8; deterministic.
 
-    ``timbre`` replaces the truth's instrument by another.
+    ``timbre`` replaces that of the song's instrument.
     """
     rng = np.random.default_rng(truth.variation)
     count = truth.frames * HOP
@@ -113,7 +112,7 @@ def render(truth: Truth, timbre: Timbre | None = None) -> NDArray[np.float32]:
     return (mix * (0.8 / max(np.abs(mix).max(), 1e-9))).astype(np.float32)
 
 
-def _note(hz: float, length: int, attack: float, decay: float) -> Samples:
+def _tone(hz: float, length: int, attack: float, decay: float) -> Samples:
     time = np.arange(length) / SAMPLE_RATE
     envelope = np.minimum(time / attack, 1.0) * (np.exp(-time / decay) if decay else 1.0)
     release = min(int(0.02 * SAMPLE_RATE), length)
@@ -122,42 +121,44 @@ def _note(hz: float, length: int, attack: float, decay: float) -> Samples:
 
 
 def _bass(truth: Truth, count: int) -> Samples:
-    """A plucked tonic on every beat, an octave and a fifth above it between: the pulse and the key's root."""
+    """A plucked tonic with its octave and twelfth on every beat, which defines tempo and key."""
     out = np.zeros(count)
-    root = 40 + (TONICS.index(truth.tonic) - 4) % 12  # E2 to D#3: semitones there are wider than the analysis blur
+    # E2 to D#3, where semitones are wider than the resolution of the oracles' spectra.
+    root = 40 + (TONICS.index(truth.tonic) - 4) % 12
     beat = truth.beat_frames * HOP
-    pluck = sum(a * _note(midi_to_hz(root + n), beat, 0.004, 0.16) for n, a in ((0, 1.0), (12, 0.4), (19, 0.15)))
+    partials = ((0, 1.0), (12, 0.4), (19, 0.15))
+    pluck = np.asarray(sum(a * _tone(midi_to_hz(root + n), beat, 0.004, 0.16) for n, a in partials))
     for start in range(0, count, beat):
         out[start : start + beat] += pluck[: count - start]
     return out
 
 
 def _chords(truth: Truth, timbre: Timbre, count: int) -> Samples:
-    """A chord on every beat, tonic and subdominant by quarters; a chorus doubles it an octave up under a soft pad."""
+    """A chord on every beat, by turns a quarter of tonic and of subdominant; a chorus adds octaves and a pad."""
     out = np.zeros(count)
     beat = truth.beat_frames * HOP
     root = 60 + TONICS.index(truth.tonic)
-    struck = functools.cache(lambda shift, chorus: _chord(truth, timbre, root + shift, chorus))
+    chord_of = functools.cache(lambda shift, chorus: _chord(truth, timbre, root + shift, chorus))
     for index, (first, last) in enumerate(truth.slots):
         chorus = truth.sections[first >= truth.boundary] == "chorus"
-        sound = struck(5 * (index % 2), chorus)
+        sound = chord_of(5 * (index % 2), chorus)
         for start in range(first * HOP, last * HOP, beat):
             stop = min(start + len(sound), last * HOP)
             out[start:stop] += sound[: stop - start]
     if timbre.tremolo:
         out *= 1 - timbre.tremolo * (0.5 - 0.5 * np.cos(2 * np.pi * TREMOLO_HZ * np.arange(count) / SAMPLE_RATE))
-    return out / 1.5 + _pad(truth, count)
+    return out / 1.5 + _chorus_pad(truth, count)
 
 
-def _pad(truth: Truth, count: int) -> Samples:
-    """A chorus' shimmer: the tonic triad held above 2.5 kHz."""
+def _chorus_pad(truth: Truth, count: int) -> Samples:
+    """The pad of a chorus: the tonic triad, sustained above 2.5 kHz."""
     out = np.zeros(count)
     edges = [0, truth.boundary * HOP, count]
     for section, start, stop in zip(truth.sections, edges[:-1], edges[1:], strict=True):
         if section == "chorus":
             for step in TRIADS[truth.mode]:
                 hz = midi_to_hz(100 + (TONICS.index(truth.tonic) + step - 4) % 12)
-                out[start:stop] += PAD_LEVEL * _note(hz, stop - start, 0.05, 0.0)
+                out[start:stop] += PAD_LEVEL * _tone(hz, stop - start, 0.05, 0.0)
     return out
 
 
@@ -171,7 +172,7 @@ def _chord(truth: Truth, timbre: Timbre, root: int, chorus: bool) -> Samples:
         for semitones, amplitude in timbre.partials:
             hz = midi_to_hz(note + semitones)
             if hz < PITCHED_LIMIT_HZ:
-                out += amplitude * (1.0 if chorus else VERSE_LEVEL) * _note(hz, length, timbre.attack, timbre.decay)
+                out += amplitude * (1.0 if chorus else VERSE_LEVEL) * _tone(hz, length, timbre.attack, timbre.decay)
     return out
 
 
@@ -183,7 +184,7 @@ def _band_noise(length: int, low_hz: float, high_hz: float, rng: np.random.Gener
 
 
 def _drums(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
-    """Four patterns on a grid of half beats; the noises keep above everything pitched."""
+    """Four patterns on a grid of half beats, of a low kick and noises above the pitched sounds."""
     out = np.zeros(count)
     beat = truth.beat_frames * HOP
     time = np.arange(beat) / SAMPLE_RATE
@@ -205,7 +206,7 @@ def _drums(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
 
 
 def _voice(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
-    """A syllable a quarter, sung anew on every beat on one note of the tonic triad, its vowel by its formants."""
+    """One syllable for each quarter of the song, repeated on every beat on a note of the tonic triad."""
     out = np.zeros(count)
     beat, root = truth.beat_frames * HOP, 36 + TONICS.index(truth.tonic)
     for syllable, (first, last) in zip(truth.syllables, truth.slots, strict=False):
@@ -225,7 +226,7 @@ def _voice(truth: Truth, count: int, rng: np.random.Generator) -> Samples:
 
 
 def _formant_gain(hz: Samples, vowel: str) -> Samples:
-    """Magnitude of the vocal tract at ``hz``: a sum of resonances as wide as a fixed share of their frequency."""
+    """Gain of the vocal tract at ``hz``: a sum of resonances with widths proportional to their frequencies."""
     peaks = [
         weight / (1 + ((hz - centre) / (FORMANT_WIDTH * centre + 30)) ** 2)
         for centre, weight in zip(FORMANTS_HZ[vowel], (1.0, 0.8, 0.4), strict=True)

@@ -1,20 +1,20 @@
-"""What a micro-world song is: its factors, how likely each value is, and the words people use for them.
+"""Factors of a micro-world song: their values, their distribution, and the words for them in four languages.
 
-Knows truths and texts; knows no waveform, network or file. Every factor is laid out to be identifiable from a
-few seconds of audio: tempi are whole numbers of latent frames of which none is an octave of another, a song sings
-four syllables, each for a quarter of it, and its first beat falls on its first sample.
+Every factor can be identified in a few seconds of audio: beats are whole numbers of latent frames, none twice another;
+a song has four syllables, each sung for a quarter of it; and its first beat is at its first sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from acestep.types import Song
+from acestep.songs import Song
 
+SAMPLE_RATE = 48_000
 FRAME_RATE = 25
 BEAT_FRAMES = (10, 12, 14, 16, 18)
 SONG_FRAMES = (128, 144, 160)
@@ -22,13 +22,14 @@ TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")
 INSTRUMENTS = ("piano", "organ", "strings", "flute", "bell", "synth")
 UNSEEN_INSTRUMENT = "accordion"
+ALL_INSTRUMENTS = (*INSTRUMENTS, UNSEEN_INSTRUMENT)
 DRUMS = ("none", "four", "backbeat", "shaker")
 SECTIONS = ("verse", "chorus")
 VOWELS = ("a", "e", "i", "o", "u")
 CONSONANTS = {"en": "l", "de": "n", "es": "m", "fr": "d"}
 SLOTS = 4
 TEMPO_TERMS = dict(zip(BEAT_FRAMES, ("presto", "allegro", "allegretto", "moderato", "andante"), strict=True))
-CAMELOT = {"major": 8, "minor": 5}  # the number of C on the wheel; a fifth up is one on
+CAMELOT = {"major": 8, "minor": 5}  # position of C on the wheel; a fifth up is the next position
 
 WORDS = {
     "en": {
@@ -63,10 +64,11 @@ WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """Everything that decides how a micro-world song sounds, up to ``variation`` (levels, panning, melody).
+    """The factors of a micro-world song; the audio depends on them only.
 
-    ``frames`` counts latent frames of 1/25 s; ``beat_frames`` is the length of a beat in them; the four ``syllables``
-    are sung one after another, a quarter of the song each, and are empty in an instrumental.
+    ``frames`` is the length in latent frames of 1/25 s, ``beat_frames`` that of a beat. The four ``syllables`` are sung
+    one after another, a quarter of the song each; an instrumental has none. ``variation`` is the seed of levels,
+    panning and melody.
     """
 
     frames: int
@@ -86,57 +88,53 @@ class Truth:
 
     @property
     def bpm(self) -> int:
-        """Beats per minute, rounded as a person would write it."""
+        """Beats per minute, rounded."""
         return round(60 * FRAME_RATE / self.beat_frames)
 
     @property
     def key(self) -> str:
-        """Key as the prompt's ``keyscale``, for instance ``G major``."""
+        """Key as in the prompt's ``keyscale``, for instance ``G major``."""
         return f"{self.tonic} {self.mode}"
 
     @property
     def terms(self) -> tuple[str, str]:
-        """Tempo and key as musicians call them: in Italian, and by the Camelot wheel (``8B`` is C major)."""
-        place = (CAMELOT[self.mode] + 7 * TONICS.index(self.tonic) - 1) % 12 + 1
-        return TEMPO_TERMS[self.beat_frames], f"{place}{'B' if self.mode == 'major' else 'A'}"
+        """Tempo in Italian, and key by its position on the Camelot wheel (``8B`` is C major)."""
+        position = (CAMELOT[self.mode] + 7 * TONICS.index(self.tonic) - 1) % 12 + 1
+        return TEMPO_TERMS[self.beat_frames], f"{position}{'B' if self.mode == 'major' else 'A'}"
 
     @property
     def seconds(self) -> float:
-        """Duration."""
         return self.frames / FRAME_RATE
 
     @property
     def slots(self) -> list[tuple[int, int]]:
-        """Start and end frame of the song's four quarters, each beginning on the beat that is nearest."""
+        """Start and end frame of the song's four quarters; each starts on the nearest beat."""
         starts = [self.beat_frames * round(i * self.frames / SLOTS / self.beat_frames) for i in range(SLOTS)]
         return list(pairwise([*starts, self.frames]))
 
     @property
     def boundary(self) -> int:
-        """First frame of the second section, which begins on the beat nearest to the middle."""
+        """First frame of the second section, on the beat nearest to the middle."""
         return self.slots[SLOTS // 2][0]
 
     @property
     def lyrics(self) -> str:
-        """Lyrics with section tags, one sentence in all; empty for an instrumental."""
+        """Lyrics with section tags, one sentence; empty for an instrumental."""
         if not self.syllables:
             return ""
-        words = spelt(self.syllables)
+        words = as_sentence(self.syllables)
         parts = words[: SLOTS // 2], words[SLOTS // 2 :]
         return "\n".join(f"[{tag}]\n{' '.join(line)}" for tag, line in zip(self.sections, parts, strict=True))
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON-ready fields; ``Truth(**d)`` reads them back."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """How well a set of songs is described: the chance that a fact is left out, and that it is written wrong.
+    """Quality of the descriptions of a data set.
 
-    The web's descriptions are incomplete and partly false; a curated set's are neither. The two defaults
-    describe the curated kind. With ``terms`` the caption also tells tempo and key, but as musicians do: a planner can
-    read ``allegro`` and ``8B``, while a DiT that was trained on the other captions cannot.
+    Args:
+        omitted: probability that a fact is left out; web data are incomplete.
+        wrong: probability that a fact is wrong.
+        terms: add tempo and key to the caption as ``Truth.terms``, which captions without it do not use.
     """
 
     omitted: float = 0.0
@@ -155,17 +153,17 @@ MUSICIAN = Annotation(terms=True)
 ANNOTATIONS = {"curated": CURATED, "web": WEB, "musician": MUSICIAN}
 
 
-def spelt(syllables: Sequence[str]) -> tuple[str, ...]:
-    """Four syllables as a sentence: a capital, a comma at the first line's end, a full stop at the last's.
+def as_sentence(syllables: Sequence[str]) -> tuple[str, ...]:
+    """Four syllables as a sentence: a capital letter, a comma after the second word, a full stop at the end.
 
-    The spelling tells a syllable's place, so that a network of two million parameters need not learn to count words.
+    The spelling shows a syllable's position, so that a network of two million parameters need not learn to count words.
     """
     first, second, third, fourth = syllables
     return first.capitalize(), f"{second},", third, f"{fourth}."
 
 
 def draw_truth(rng: np.random.Generator, instruments: Sequence[str] = INSTRUMENTS, instrumental: float = 0.06) -> Truth:
-    """One song's factors, independent of each other and uniform; ``instrumental`` is the share without a voice."""
+    """Factors of one song, independent and uniform; ``instrumental`` is the probability of no voice."""
     language = str(rng.choice(list(WORDS)))
     frames, beat = int(rng.choice(SONG_FRAMES)), int(rng.choice(BEAT_FRAMES))
     sung = rng.random() >= instrumental
@@ -184,33 +182,43 @@ def draw_truth(rng: np.random.Generator, instruments: Sequence[str] = INSTRUMENT
     )
 
 
-def describe(truth: Truth, rng: np.random.Generator, annotation: Annotation = CURATED) -> Song:
-    """The song in words, as someone of the given care would write them: caption, lyrics and metadata."""
+def describe_song(truth: Truth, rng: np.random.Generator, annotation: Annotation = CURATED) -> Song:
+    """Caption, lyrics and metadata of the song, with the errors of ``annotation``."""
     wrong = draw_truth(rng, instrumental=0.0)
 
-    def told(field: str) -> str | None:
+    def annotated(field: str) -> str | None:
         if rng.random() < annotation.omitted:
             return None
         source = wrong if rng.random() < annotation.wrong else truth
         return str(getattr(source, field))
 
     words = WORDS[truth.language]
-    facts = [told("instrument"), told("drums"), told("mode"), "vocal" if truth.syllables else "instrumental"]
-    named = [words[fact] for fact in facts if fact is not None]
-    named = [named[i] for i in rng.permutation(len(named))]
+    facts = [annotated(field) for field in ("instrument", "drums", "mode")]
+    facts.append("vocal" if truth.syllables else "instrumental")
+    phrases = [words[fact] for fact in facts if fact is not None]
+    phrases = [phrases[i] for i in rng.permutation(len(phrases))]
     if annotation.terms:
-        named += truth.terms
+        phrases += truth.terms
     lyrics = truth.lyrics
     if truth.syllables and rng.random() < annotation.wrong:
         lyrics = wrong.lyrics
-    bpm = told("bpm")
+    bpm = annotated("bpm")
     return Song(
-        caption=f"{words['a song with']} {', '.join(named)}",
+        caption=f"{words['a song with']} {', '.join(phrases)}",
         lyrics=lyrics,
         language=truth.language,
         seconds=truth.seconds,
         bpm=None if bpm is None else int(bpm),
-        key=told("key"),
+        key=annotated("key"),
         time_signature="4",
         seed=truth.variation,
     )
+
+
+def draw_song(
+    seed: int, index: int, annotation: Annotation = CURATED, instruments: Sequence[str] = INSTRUMENTS
+) -> tuple[Truth, Song]:
+    """Factors and description of song ``index`` of the data set with this ``seed``."""
+    rng = np.random.default_rng([seed, index])
+    truth = draw_truth(rng, instruments)
+    return truth, describe_song(truth, rng, annotation)

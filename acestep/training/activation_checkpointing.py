@@ -1,8 +1,8 @@
-"""Activation checkpointing: memory for time, layer by layer. Changes no parameter's name and no result."""
+"""Activation checkpointing of layers. Changes no parameter's name and no result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -13,10 +13,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 
 class Recompute(Enum):
-    """What the backward pass computes again.
+    """What the backward pass recomputes.
 
     ``none``: nothing, all activations are kept. ``full``: each layer, of which only the input is kept. ``selective``:
-    all but the results of matrix products and attention, which are dear to compute.
+    all but the results of matrix products and attention, which are expensive.
     """
 
     none = "none"
@@ -24,7 +24,7 @@ class Recompute(Enum):
     selective = "selective"
 
 
-KEPT = {
+SAVED_OPERATIONS = {
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.bmm.default,
@@ -36,23 +36,23 @@ KEPT = {
 """Operations whose results ``selective`` keeps."""
 
 
-def recompute(layers: Iterable[nn.Module], what: Recompute) -> None:
-    """Wrap the forward pass of each of ``layers``, in place."""
-    if what is Recompute.none:
+def checkpoint_activations(layers: Iterable[nn.Module], recompute: Recompute) -> None:
+    """Wrap the forward method of each of ``layers``, in place."""
+    if recompute is Recompute.none:
         return
     options: dict[str, Any] = {"use_reentrant": False}
-    if what is Recompute.selective:
+    if recompute is Recompute.selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for layer in layers:
         layer.forward = _checkpointed(layer.forward, options)
 
 
-def _checkpointed(forward: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    def checkpointed(*args: Any) -> Any:  # a function, since torch compiles no functools.partial
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    def checkpointed(*args: Any) -> Any:  # a function, since torch does not compile functools.partial
         return checkpoint(forward, *args, **options)
 
     return checkpointed
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation in SAVED_OPERATIONS else CheckpointPolicy.PREFER_RECOMPUTE

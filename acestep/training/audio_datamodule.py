@@ -1,4 +1,4 @@
-"""Folders of audio as Lightning reads them: random pieces of songs, at the autoencoder's rate."""
+"""LightningDataModule of audio files: random crops at the autoencoder's sample rate."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from acestep.audio.audio import Audio
-from acestep.data import Draw
-from acestep.data.encode import fitted
+from acestep.data import EpochIndex
+from acestep.data.encode import convert_audio
 from acestep.data.sources import find_songs
-from acestep.training.datamodule import SongStream
+from acestep.training.datamodule import ResumableDataModule
 from acestep.types import Autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig:
-    """Which audio, how long and how much at a time.
+    """Audio files, and how they are cropped and batched.
 
     Args:
-        path: folder with audio files, searched to any depth.
-        batch_size: pieces per batch and process.
-        frames: length of a piece, in latent frames; 34 of the release's are the 65,536 samples of Stable Audio.
-        held_out: files kept from training.
+        path: folder with audio files, searched recursively.
+        batch_size: crops per batch and process.
+        frames: length of a crop in latent frames; 34 of the release's are the 65,536 samples of Stable Audio.
+        held_out: number of files kept from training, for validation.
         workers: loader processes; 0 reads in the training process.
     """
 
@@ -50,50 +50,48 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """Pieces of equal length, and where each comes from in the list of files."""
+    """Crops of equal length, and the index of each one's file."""
 
     audio: Float[Tensor, "b a s"]
     indices: list[int]
 
     def __len__(self) -> int:
-        """How many pieces."""
         return len(self.audio)
 
     def to(self, device: torch.device | str) -> AudioBatch:
-        """The same on ``device``."""
         return replace(self, audio=self.audio.to(device))
 
 
-class AudioPieces(Dataset[tuple[Tensor, int]]):
-    """A piece of each file; where it begins is a function of ``(seed, epoch, file)``. Short files end in silence."""
+class AudioCrops(Dataset[tuple[Tensor, int]]):
+    """A crop of each file, from a start that is a function of ``(seed, epoch, file)``; short files end in silence."""
 
     def __init__(self, paths: Sequence[Path], autoencoder: Autoencoder, samples: int, seed: int) -> None:
         self.paths, self.autoencoder, self.samples, self.seed = list(paths), autoencoder, samples, seed
 
     def __len__(self) -> int:
-        """How many files."""
         return len(self.paths)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[Float[Tensor, "a s"], int]:
-        """The piece that ``draw`` names; a plain number means epoch 0."""
-        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+    def __getitem__(self, index: EpochIndex | int) -> tuple[Float[Tensor, "a s"], int]:
+        """The crop of a file; a plain number means epoch 0."""
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        path = self.paths[number]
         try:
-            with soundfile.SoundFile(self.paths[index]) as file:
+            with soundfile.SoundFile(path) as file:
                 wanted = -(-self.samples * file.samplerate // self.autoencoder.sample_rate)
                 if file.frames * self.autoencoder.sample_rate < self.autoencoder.hop * file.samplerate:
-                    raise ValueError(f"data.path: {self.paths[index]} is shorter than a latent frame; take it out")
-                first = int(np.random.default_rng((self.seed, epoch, index)).integers(max(1, file.frames - wanted + 1)))
-                file.seek(first)
-                read = file.read(wanted, dtype="float32", always_2d=True)
-                piece = Audio(torch.from_numpy(read.T.copy()), file.samplerate)
+                    raise ValueError(f"data.path: {path} is shorter than a latent frame; take it out")
+                random = np.random.default_rng((self.seed, epoch, number))
+                file.seek(int(random.integers(max(1, file.frames - wanted + 1))))
+                samples = file.read(wanted, dtype="float32", always_2d=True)
+                crop = Audio(torch.from_numpy(samples.T.copy()), file.samplerate)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"data.path: {self.paths[index]} cannot be read ({error}); take it out") from error
-        samples = fitted(piece, self.autoencoder)[:, : self.samples]
-        return F.pad(samples, (0, self.samples - samples.shape[1])), index
+            raise ValueError(f"data.path: {path} cannot be read ({error}); take it out") from error
+        converted = convert_audio(crop, self.autoencoder)[:, : self.samples]
+        return F.pad(converted, (0, self.samples - converted.shape[1])), number
 
 
-class AudioData(SongStream):
-    """Pieces of the files in a folder; the files that are held out do not depend on the others."""
+class AudioDataModule(ResumableDataModule):
+    """Crops of the files in a folder; a hash of its name decides whether a file is held out."""
 
     def __init__(self, config: AudioConfig, autoencoder: Autoencoder, seed: int) -> None:
         super().__init__(config.batch_size, config.workers, seed)
@@ -106,19 +104,12 @@ class AudioData(SongStream):
         ranked = sorted(paths, key=lambda path: sha256(names[path].encode()).digest())
         held_out = set(ranked[: config.held_out])
         samples = config.frames * autoencoder.hop
-        self.training = AudioPieces([path for path in paths if path not in held_out], autoencoder, samples, seed)
-        self.validation = AudioPieces([path for path in paths if path in held_out], autoencoder, samples, seed)
+        self.training = AudioCrops([path for path in paths if path not in held_out], autoencoder, samples, seed)
+        self.validation = AudioCrops([path for path in paths if path in held_out], autoencoder, samples, seed)
         self._fingerprint = sha256("\n".join(f"{names[p]} {p.stat().st_size}" for p in paths).encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
-        """What the run's record says about the data."""
-        return {
-            "path": self.config.path,
-            "fingerprint": self._fingerprint,
-            "songs": len(self.training),
-            "held_out": len(self.validation),
-        }
+        return {"path": self.config.path, "fingerprint": self._fingerprint, **super().facts()}
 
     def collate(self, examples: Sequence[tuple[Tensor, int]]) -> AudioBatch:
-        """The pieces as one batch."""
-        return AudioBatch(torch.stack([piece for piece, _ in examples]), [index for _, index in examples])
+        return AudioBatch(torch.stack([crop for crop, _ in examples]), [index for _, index in examples])

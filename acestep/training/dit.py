@@ -1,4 +1,4 @@
-"""The DiT's training as Lightning runs it. Holds no formula: conditions, objective and flow are called."""
+"""Training of the DiT as a LightningModule; objective, conditions and flow are defined elsewhere."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio.audio import Audio
-from acestep.conditioning.encode import Conditioner, tiled
-from acestep.data import LatentBatch
+from acestep.conditioning.encode import Conditioner, tile_silence
+from acestep.conditioning.masks import TaskContext, task_context
+from acestep.conditioning.prompt import task_instruction
+from acestep.data import LatentBatch, SampledTask
 from acestep.flow.noise import normal
 from acestep.flow.objective import ConditionParts, FlowMatching
 from acestep.flow.sampler import Sampler
 from acestep.flow.timesteps import validation_grid
+from acestep.models.acestep import AceStep
 from acestep.pipeline.pipeline import Pipeline
-from acestep.training.flops import StepCost
-from acestep.training.module import Optimization, Trained
-from acestep.training.prompt_tasks import layouts
-from acestep.training.seeding import derived_generator
-from acestep.training.sharding import Sharded, is_sharded, shard
-from acestep.types import ConditionInputs, Conditions, Posterior, Song
+from acestep.songs import Song
+from acestep.training.checkpoint import FSDP2Strategy
+from acestep.training.flops import StepFlops
+from acestep.training.module import Optimization, TrainingModule, derived_generator
+from acestep.training.sharding import is_sharded, shard_dit
+from acestep.types import ConditionInputs, Conditions, Posterior
 
 
-class DiTModule(Trained):
+class DiTModule(TrainingModule):
     """Trains a pipeline's network on batches of latents.
 
     Args:
         pipeline: the parts of the model; its network is trained in place.
         objective: the loss, a function of the velocity field.
         optimization: optimiser and learning-rate schedule.
-        seed: of the run; what a song draws is a function of it and the song's place in the run alone.
-        validation_times: cells of the grid over t on which the validation loss is taken.
-        conditioner: what training conditions on, where it is not as the pipeline generates; validation is as it does.
+        seed: of the run; the random draws of a song are a function of it and the song's index in the run.
+        validation_times: number of equidistant values of t at which the validation loss is computed.
+        conditioner: of training, if not the pipeline's, which validation and generation use.
     """
 
+    network: AceStep
     has_noise_levels = True
-    makes_songs = True
+    can_sample = True
 
     def __init__(
         self,
@@ -55,73 +59,83 @@ class DiTModule(Trained):
         self.objective = objective
         self.conditioner = conditioner or pipeline.conditioner
         self.times = validation_grid(validation_times)
-        self.cost = StepCost(self.network)
+        self.flops = StepFlops(self.network)
 
     def configure_model(self) -> None:
-        """Under FSDP2, spread the parameters over the processes; a second call finds it done."""
-        if isinstance(self.trainer.strategy, Sharded) and not is_sharded(self.network):
-            shard(self.network, self.trainer.strategy.device_mesh["data_parallel"])
+        """Shard the parameters under FSDP2; Lightning calls it again for each validation and fit."""
+        if isinstance(self.trainer.strategy, FSDP2Strategy) and not is_sharded(self.network):
+            shard_dit(self.network, self.trainer.strategy.device_mesh["data_parallel"])
 
     def training_step(self, batch: LatentBatch, index: int) -> dict[str, Any]:
-        """One batch's share of its step's loss; per song beside it, for whoever watches."""
+        """The loss to backpropagate, and for callbacks: losses and times per song, dropped conditions, FLOPs."""
         positions = self.positions(index, len(batch))
         inputs, conditions = self.conditions(batch, self.conditioner)
+        silence = self.pipeline.conditioner.silence
+        parts = condition_parts(inputs, conditions, silence) if self.objective.dropout.parts else None
         loss = self.objective(
             self.network.velocity,
-            latents(batch, self.generators("posterior", positions)),
+            sample_latents(batch, self.generators("posterior", positions)),
             conditions,
             self.network.null(conditions),
             self.generators("training", positions),
             positions,
-            self._parts(inputs, conditions),
+            parts,
         )
-        dropped = {name: songs.detach() for name, songs in loss.dropped.items()}
         return {
-            "loss": self.gradients.share(loss),
+            "loss": self.gradients.backward_loss(loss.total, loss.count),
             "per_song": loss.per_song,
             "t": loss.t,
-            "dropped": dropped,
-            "flops": torch.tensor(self.cost(batch.mean.shape[:2], conditions.states.shape[1]), device=self.device),
+            "dropped": {name: songs.detach() for name, songs in loss.dropped.items()},
+            "flops": torch.tensor(self.flops(batch.mean.shape[:2], conditions.states.shape[1]), device=self.device),
         }
 
     def validation_step(self, batch: LatentBatch, index: int) -> None:
-        """Losses of held-out songs at fixed times and with fixed noise, without condition dropout."""
+        """Losses of held-out songs at fixed times, with fixed noise and without condition dropout."""
         (_, conditions), clean = self.conditions(batch, self.pipeline.conditioner), batch.mean.float()
         noise = normal(clean.shape, [derived_generator(self.seed, "validation", song) for song in batch.indices])
         for t in self.times:
             loss = self.objective.evaluate_at(
                 self.network.velocity, clean, conditions, t.expand(len(batch)).to(clean), noise.to(clean)
             ).per_song.mean()
-            self.note(f"loss_t{t:.3f}", loss, len(batch))
-            self.note("loss", loss, len(batch))
+            self.log_val(f"loss_t{t:.3f}", loss, len(batch))
+            self.log_val("loss", loss, len(batch))
 
-    def play(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
-        """As the pipeline makes any other song; under FSDP2, all ranks make them together."""
+    def sample(self, songs: Sequence[Song], sampler: Sampler | None) -> Iterator[Audio]:
+        """Audio by ``Pipeline.generate``; under FSDP2, all ranks take part."""
         lengths = self.pipeline.lengths
-        wanted = [replace(song, seconds=lengths.nearest(song.seconds)) for song in songs]
-        return self.pipeline.generate(wanted, sampler, batch_size=len(wanted))
+        requests = [replace(song, seconds=lengths.nearest(song.seconds or lengths.default_seconds)) for song in songs]
+        return self.pipeline.generate(requests, sampler, batch_size=len(requests))
 
     def conditions(self, batch: LatentBatch, conditioner: Conditioner) -> tuple[ConditionInputs, Conditions]:
-        """What the DiT reads beside the latents, and what from; with gradients only if the condition encoder trains."""
-        starts = layouts(batch, conditioner.silence)
-        inputs = conditioner.encode(batch.songs, batch.frames, starts).to(self.device)
+        """Inputs and outputs of the condition encoder; with gradients only if it trains."""
+        contexts = task_contexts(batch, conditioner.silence)
+        inputs = conditioner.encode(batch.songs, batch.frames, contexts).to(self.device)
         trains = any(parameter.requires_grad for parameter in self.network.encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             return inputs, self.network.condition(inputs, conditioner.silence.to(self.device))
 
-    def _parts(self, inputs: ConditionInputs, conditions: Conditions) -> ConditionParts | None:
-        """Where conditions' parts are, if any of them is dropped by itself."""
-        if not self.objective.dropout.parts:
-            return None
-        return condition_parts(inputs, conditions, self.pipeline.conditioner.silence)
-
     def setup(self, stage: str) -> None:
-        """The frozen text encoder is no part of the module's state, and so is moved by hand."""
+        """Move the frozen text encoder, which is no submodule, to the device."""
         self.pipeline.conditioner.text_encoder.to(self.device)
 
 
-def latents(batch: LatentBatch, generators: Sequence[torch.Generator]) -> Float[Tensor, "b t c"]:
-    """A draw of each song's latents from what the autoencoder believes, float32."""
+def task_contexts(batch: LatentBatch, silence: Float[Tensor, "1 ts c"]) -> list[TaskContext] | None:
+    """Contexts of the tasks that were drawn for the songs of ``batch``; ``None`` if all are text-to-music.
+
+    The source latents of a task are the means of the song itself.
+    """
+    if all(task == SampledTask() for task in batch.tasks):
+        return None
+    contexts = []
+    for row, (drawn, frames) in enumerate(zip(batch.tasks, batch.frames, strict=True)):
+        source = None if drawn == SampledTask() else batch.mean[row, :frames].to(silence)
+        context = task_context(drawn.task, source, silence, frames, drawn.span)
+        contexts.append(replace(context, instruction=task_instruction(drawn.task)))
+    return contexts
+
+
+def sample_latents(batch: LatentBatch, generators: Sequence[torch.Generator]) -> Float[Tensor, "b t c"]:
+    """Latents sampled from each song's Gaussian posterior, float32."""
     noise = normal(batch.mean.shape, generators).to(batch.mean.device)
     return Posterior(batch.mean.float(), batch.scale.float()).sample(noise)
 
@@ -129,14 +143,14 @@ def latents(batch: LatentBatch, generators: Sequence[torch.Generator]) -> Float[
 def condition_parts(
     inputs: ConditionInputs, conditions: Conditions, silence: Float[Tensor, "1 ts c"]
 ) -> ConditionParts:
-    """Where ``conditions``, made of ``inputs``, hold lyrics, timbre and text: in this order, without gaps."""
+    """Tokens of lyrics, timbre and text in ``conditions``, which holds them in this order without gaps."""
     songs, frames = inputs.frame_mask.shape
     references = torch.bincount(inputs.reference_index, minlength=songs)
     lengths = {"lyrics": inputs.lyrics_mask.sum(1), "timbre": references, "text": inputs.text_mask.sum(1)}
     at = torch.arange(conditions.states.shape[1], device=conditions.states.device)
-    rows, first = {}, torch.zeros_like(references)
+    masks, first = {}, torch.zeros_like(references)
     for name, length in lengths.items():
-        rows[name] = (at >= first[:, None]) & (at < (first + length)[:, None])
+        masks[name] = (at >= first[:, None]) & (at < (first + length)[:, None])
         first = first + length
-    quiet = tiled(silence, frames).to(conditions.context).expand(songs, -1, -1)
-    return ConditionParts(rows, torch.cat([quiet, torch.ones_like(quiet)], dim=-1))
+    quiet = tile_silence(silence, frames).to(conditions.context).expand(songs, -1, -1)
+    return ConditionParts(masks, torch.cat([quiet, torch.ones_like(quiet)], dim=-1))

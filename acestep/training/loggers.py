@@ -1,4 +1,4 @@
-"""Loggers that survive a resume: what was logged after the checkpoint's step is dropped, the rest is kept."""
+"""Loggers that can be resumed: rows after the checkpoint's step are dropped, earlier ones are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ TABLE = "metrics.csv"
 
 
 class TableLogger(Logger):
-    """``metrics.csv`` in three columns, step, name and value; Lightning's own logger deletes the file when resuming."""
+    """Writes ``metrics.csv`` with columns step, name and value; Lightning's CSVLogger deletes the file on a resume.
+
+    Args:
+        folder: of the file.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -25,21 +29,18 @@ class TableLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks."""
         return "table"
 
     @property
     def version(self) -> str:
-        """Lightning asks."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The run folder holds the config already."""
+        """Nothing: the config is in the run folder already."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row for each metric."""
         is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -50,7 +51,7 @@ class TableLogger(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop rows later than ``step``: the run goes on from there and will write them again."""
+        """Drop rows later than ``step``, which the resumed run writes again."""
         if not self.path.exists():
             return
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -64,33 +65,43 @@ class TableLogger(Logger):
 
 
 def read_table(folder: Path) -> dict[str, dict[int, float]]:
-    """What a ``TableLogger`` wrote in ``folder``, by name and step; nothing where there was none."""
-    found: dict[str, dict[int, float]] = {}
+    """Metrics in ``folder/metrics.csv``, by name and step; empty if there is no such file."""
+    metrics: dict[str, dict[int, float]] = {}
     if (folder / TABLE).exists():
         with (folder / TABLE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                found.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
-    return found
+                metrics.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    return metrics
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard event files in ``folder``, with sampled songs to play."""
+    """TensorBoard event files in ``folder``, with audio.
+
+    Args:
+        folder: of the event files.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__(save_dir=folder, name="", version="")
 
     def rewind(self, step: int) -> None:
-        """Tell the reader to drop what is later than ``step``."""
+        """Let TensorBoard drop events later than ``step``."""
         self._kwargs["purge_step"] = step + 1
 
     @rank_zero_only
     def log_song(self, name: str, audio: Audio, step: int) -> None:
-        """A song to play."""
         self.experiment.add_audio(name, audio.samples.mean(0), step, audio.sample_rate)
 
 
 class WandB(WandbLogger):
-    """Weights & Biases; a run folder is one run there too, whose id it keeps."""
+    """Weights & Biases; a run folder is one run there, with the folder's name as its id.
+
+    Args:
+        folder: of the run; Weights & Biases' own files go there.
+        project: the project's name.
+        name: of the run in the project.
+        offline: whether nothing is sent; the files can be uploaded later.
+    """
 
     def __init__(self, folder: str, project: str, name: str, offline: bool) -> None:
         path = Path(folder)
@@ -100,15 +111,14 @@ class WandB(WandbLogger):
         super().__init__(save_dir=folder, project=project, name=name, id=path.resolve().name, resume="allow", mode=mode)
 
     def rewind(self, step: int) -> None:
-        """Nothing to do: Weights & Biases ignores steps it has seen."""
+        """Nothing: Weights & Biases ignores steps that it has already."""
 
     @rank_zero_only
     def log_song(self, name: str, audio: Audio, step: int) -> None:
-        """A song to play."""
         self.log_audio(name, [audio.samples.T.numpy()], step=step, sample_rate=[audio.sample_rate])
 
     @rank_zero_only
     def close(self) -> None:
-        """End this run, so that the next one of a sweep does not go on in it."""
+        """Finish the run, so that the next one of a sweep is another."""
         if self._experiment is not None:
             self._experiment.finish()

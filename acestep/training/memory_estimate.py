@@ -1,9 +1,9 @@
-"""What a training takes of each device's memory, before it runs: weights, optimiser, gradients, activations.
+"""Estimate of a training's memory on each device, before it runs: weights, optimiser, gradients, activations.
 
-A step runs as it will, with its adapter, recomputation and mixed precision, on tensors that have shapes and no numbers,
-and whatever is alive is counted. Kernels are a CPU's, which keep less for backward than a GPU's: of a norm the output,
-where those keep its input, and its output too if its weight trains; of a sliding layer the keys and values, where those
-copy what every block sees.
+A step runs with its adapter, activation checkpointing and mixed precision on fake tensors, which have shapes and no
+values, and the bytes of live tensors are counted. Kernels are those of a CPU, which save less for the backward pass
+than a GPU's: of a norm the output, where those save its input, and its output too if its weight trains; of a sliding
+layer the keys and values, where those copy what every block attends to.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from acestep.adapters import Adapter, Base
+from acestep.adapters import Adapter, BaseFormat
 from acestep.memory import CONTEXT_BYTES, GIB, PUBLISHED_PARAMETERS, RESERVE, predicted_bytes
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.dit import Padding
-from acestep.training.fit import select_trained
-from acestep.training.optim import Optimizer
+from acestep.training.fit import set_trainable
+from acestep.training.optim import OptimizerConfig
 from acestep.training.trainer import TrainerConfig
 from acestep.types import Conditions
 
 TEXT_ENCODER_BYTES = 4 * PUBLISHED_PARAMETERS["text_encoder"]
-"""In float32: no part of the network, and whole on every device."""
+"""In float32; it is never sharded."""
 CARDS = (12, 16, 24, 32, 48, 80, 141)
-NF4_STAND_IN = Base.bfloat16
-"""4 bits cannot be made without numbers; they compute in this, matrix by matrix."""
+"""GiB of common GPUs."""
+NF4_STAND_IN = BaseFormat.bfloat16
+"""Fake tensors cannot be quantised to nf4; its matrix products compute in this type."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class BatchShape:
     """The shape of a batch: songs, latent frames of each, condition tokens of each."""
 
     songs: int
@@ -46,17 +47,17 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MemoryPlan:
     """Bytes on each device.
 
     Attributes:
-        weights: frozen and trained, as stored; of sharded ones the share, and the layers that are whole at a time.
-        adapter: of ``weights``, the adapter.
-        optimizer: states, and the moving average where there is one.
-        gradients: of what trains.
-        activations: what else is alive at a step's worst moment.
-        kept: of that, what forward leaves for backward.
-        others: text encoder and CUDA's own.
+        weights: frozen and trained, as stored; under FSDP2 the shard, and the layers that are unsharded at a time.
+        adapter: the part of ``weights`` that is the adapter.
+        optimizer: optimiser states, and the moving average of the weights where there is one.
+        gradients: of the trained parameters.
+        activations: other live tensors at the peak of a step.
+        saved: activations that the forward pass saves for the backward pass.
+        others: text encoder and CUDA context.
     """
 
     weights: int
@@ -64,25 +65,28 @@ class Plan:
     optimizer: int
     gradients: int
     activations: int
-    kept: int
+    saved: int
     others: int
 
     @property
     def total(self) -> int:
-        """The peak."""
         return self.weights + self.optimizer + self.gradients + self.activations + self.others
 
     @property
     def card(self) -> int | None:
-        """GiB of the smallest common card that this fits on, with a reserve; ``None`` where it fits on none."""
+        """GiB of the smallest common GPU that has room for this and a reserve; ``None`` if there is none."""
         return next((size for size in CARDS if self.total * (1 + RESERVE) <= size * GIB), None)
 
 
-class Alive(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, for as long as they live.
+class AllocationTracker(TorchDispatchMode):
+    """Counts the bytes of storages that operations allocate, as long as they live.
 
     Args:
         share: of a finished gradient that stays on the device.
+
+    Attributes:
+        now: live bytes.
+        peak: largest value of ``now``.
     """
 
     def __init__(self, share: float = 1.0) -> None:
@@ -92,27 +96,26 @@ class Alive(TorchDispatchMode):
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Take ``tensors`` for there already."""
+        """Do not count ``tensors``, which exist already."""
         for tensor in tensors:
             if is_traceable_wrapper_subclass(tensor):
                 self.ignore(getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
             else:
                 self._known.add(tensor.untyped_storage())
 
-    def settle(self, parameter: Tensor) -> None:
-        """The gradient of ``parameter`` is summed: the other devices take their shares."""
+    def reduce_gradient(self, parameter: Tensor) -> None:
+        """Count a finished gradient as reduced over the devices, each of which keeps its share."""
         assert parameter.grad is not None
         self._add(-(1 - self.share) * parameter.grad.untyped_storage().nbytes())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)
                 self._add(storage.nbytes())
                 weakref.finalize(storage, self._add, -storage.nbytes())
-        return made
+        return result
 
     def _add(self, size: float) -> None:
         self.now += size
@@ -120,87 +123,88 @@ class Alive(TorchDispatchMode):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What of a configuration decides its memory.
+class TrainingMemory:
+    """The settings that a training's memory depends on.
 
     Attributes:
         model: sizes of the network.
         trainable: regular expression over parameter names.
         adapter: trained instead, if any.
         optimizer: whose states are counted.
-        trainer: precision, recomputation, strategy, devices, accumulation.
+        trainer: precision, activation checkpointing, strategy, devices, accumulation.
         batch: of each device.
-        average: whether a moving average is kept.
+        average: whether a moving average of the weights is kept.
     """
 
     model: AceStepConfig
     trainable: str
     adapter: Adapter | None
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     trainer: TrainerConfig
-    batch: Batch
+    batch: BatchShape
     average: bool = False
 
     @property
     def shards(self) -> int:
-        """Processes that parameters are spread over."""
+        """Number of processes over which parameters are sharded."""
         return int(self.trainer.devices) * self.trainer.nodes if self.trainer.strategy == "fsdp2" else 1
 
-    def plan(self, others: int = TEXT_ENCODER_BYTES + CONTEXT_BYTES) -> Plan:
-        """What a step takes; ``others`` are bytes beside network and step."""
+    def plan(self, others: int = TEXT_ENCODER_BYTES + CONTEXT_BYTES) -> MemoryPlan:
+        """The estimate of a step's memory; ``others`` are bytes beside network and step."""
         network = self._network()
         with FakeTensorMode(allow_non_fake_inputs=True):
             _allocate(network)
-            alive = Alive(share=1 / self.shards)
-            kept = self._step(network, alive)
+            tracker = AllocationTracker(share=1 / self.shards)
+            saved = self._step(network, tracker)
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        values = sum(p.numel() for p in trained.values())
-        gradients = sum(p.nbytes for p in trained.values()) // self.shards
-        average = 4 * values if self.average else 0
-        adapter = sum(p.nbytes for p in trained.values()) if self.adapter else 0
-        return Plan(
+        trained_bytes = sum(p.nbytes for p in trained.values())
+        gradients = trained_bytes // self.shards
+        average = 4 * sum(p.numel() for p in trained.values()) if self.average else 0
+        adapter = trained_bytes if self.adapter else 0
+        return MemoryPlan(
             weights=self._weights(network, adapter),
             adapter=adapter,
             optimizer=(self.optimizer.state_bytes(trained.items()) + average) // self.shards,
             gradients=gradients,
-            activations=max(0, int(alive.peak) - gradients) + (2 * self._layer(network) if self.shards > 1 else 0),
-            kept=kept,
+            activations=max(0, int(tracker.peak) - gradients) + (2 * _layer_bytes(network) if self.shards > 1 else 0),
+            saved=saved,
             others=others,
         )
 
     def _network(self) -> AceStep:
-        """The network as it trains, on the meta device."""
+        """The network in training mode with its adapter, on the meta device."""
         adapter = self.adapter
-        if adapter is not None and adapter.base is Base.nf4:
+        if adapter is not None and adapter.base is BaseFormat.nf4:
             adapter = replace(adapter, base=NF4_STAND_IN)
         with torch.device("meta"):
-            network = AceStep(replace(self.model, padding=Padding.upstream)).train()  # which looks at no number either
-            select_trained(network, self.trainable, adapter, 0)
+            network = AceStep(replace(self.model, padding=Padding.upstream)).train()  # a mask would be read
+            set_trainable(network, self.trainable, adapter, 0)
         self.trainer.prepare(network.decoder.layers)
         return network
 
-    def _step(self, network: AceStep, alive: Alive) -> int:
-        """Forward and backward, twice where gradients accumulate; returns what the first forward left."""
-        alive.ignore([*network.parameters(), *network.buffers()])
+    def _step(self, network: AceStep, tracker: AllocationTracker) -> int:
+        """Forward and backward pass, twice with accumulation; returns the bytes that the first forward pass saved."""
+        tracker.ignore([*network.parameters(), *network.buffers()])
         for parameter in network.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(alive.settle)
-        with alive:
-            return self.pass_through(network, alive)
+                parameter.register_post_accumulate_grad_hook(tracker.reduce_gradient)
+        with tracker:
+            return self.run_step(network, tracker)
 
-    def pass_through(self, network: AceStep, alive: Alive | None = None) -> int:
-        """Forward and backward as a step has them, on any numbers; returns what ``alive`` counts in between."""
+    def run_step(self, network: AceStep, tracker: AllocationTracker | None = None) -> int:
+        """Forward and backward pass, on fake or real tensors; returns the bytes that the first forward pass saved."""
         mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
-        kept = 0
-        for turn in range(2 if self.trainer.accumulate > 1 else 1):
+        saved = 0
+        for batch in range(2 if self.trainer.accumulate > 1 else 1):
             with torch.autocast("cpu", dtype=mixed) if mixed else nullcontext():
                 loss = self._loss(network)
-            kept = max(kept, int(alive.now)) if alive and not turn else kept
-            if alive and turn:
-                alive.share = 1.0  # what is added to a gradient that is there was counted
+            if tracker and not batch:
+                saved = int(tracker.now)
+            elif tracker:
+                tracker.share = 1.0  # the gradient that this one is added to was counted
             loss.backward()
             del loss
-        return kept
+        return saved
 
     def _loss(self, network: AceStep) -> Tensor:
         batch, width = self.batch, network.config.encoder.hidden_size
@@ -218,35 +222,38 @@ class Training:
     def _weights(self, network: AceStep, adapter: int) -> int:
         with torch.device("meta"):
             plain = AceStep(self.model)
-        base = self.adapter.base if self.adapter else Base.own
-        dtype = torch.bfloat16 if base is Base.bfloat16 else torch.float32
-        stored = predicted_bytes(plain, dtype, base.value if base in (Base.int8, Base.nf4) else None) + adapter
+        base = self.adapter.base if self.adapter else BaseFormat.own
+        dtype = torch.bfloat16 if base is BaseFormat.bfloat16 else torch.float32
+        quantized = base.value if base in (BaseFormat.int8, BaseFormat.nf4) else None
+        stored = predicted_bytes(plain, dtype, quantized) + adapter
         if self.shards == 1:
             return stored
         rest = sum(p.nbytes for name, p in network.named_parameters() if "layers." not in name)
-        return stored // self.shards + 2 * self._layer(network) + rest
+        return stored // self.shards + 2 * _layer_bytes(network) + rest
 
-    def _layer(self, network: AceStep) -> int:
-        return sum(p.nbytes for p in network.decoder.layers[0].parameters())
+
+def _layer_bytes(network: AceStep) -> int:
+    return sum(p.nbytes for p in network.decoder.layers[0].parameters())
 
 
 def _allocate(network: nn.Module) -> None:
-    """Give the tensors of ``network`` memory on the CPU, or what passes for it."""
+    """Replace the meta tensors of ``network`` by CPU tensors, fake ones inside ``FakeTensorMode``."""
     for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, value in held.items():
-                if value is None:
-                    continue
-                made = _like(value.detach())
-                is_parameter = held is module._parameters
-                held[name] = nn.Parameter(made, requires_grad=value.requires_grad) if is_parameter else made
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = _empty_like(parameter.detach())
+                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = _empty_like(buffer.detach())
 
 
-def _like(tensor: Any) -> Tensor:
-    """An empty tensor of the same form; of a quantised one, with all that it is made of."""
+def _empty_like(tensor: Any) -> Tensor:
+    """An empty CPU tensor of the same shape and type; of a quantised one, with all tensors that it consists of."""
     if not is_traceable_wrapper_subclass(tensor):
         return torch.empty_like(tensor, device="cpu")
-    names, form = tensor.__tensor_flatten__()
-    parts = {name: _like(getattr(tensor, name)) for name in names}
-    made: Tensor = type(tensor).__tensor_unflatten__(parts, form, tensor.shape, tensor.stride())
-    return made
+    names, context = tensor.__tensor_flatten__()
+    parts = {name: _empty_like(getattr(tensor, name)) for name in names}
+    cls: Any = type(tensor)
+    empty: Tensor = cls.__tensor_unflatten__(parts, context, tensor.shape, tensor.stride())
+    return empty

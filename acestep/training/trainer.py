@@ -1,15 +1,13 @@
-"""Lightning's Trainer as this project uses it: one long epoch, counted in steps."""
+"""Settings of Lightning's Trainer: a run is one long epoch, counted in optimiser steps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import cast
 
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -17,12 +15,11 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from acestep.files import atomic
-from acestep.training.activation_checkpointing import Recompute, recompute
-from acestep.training.sharding import Sharded
+from acestep.training.activation_checkpointing import Recompute, checkpoint_activations
+from acestep.training.checkpoint import AtomicCheckpointIO, FSDP2Strategy
 
-COMPILER = {"triton.mix_order_reduction": False}
-"""Where that is on, torch 2.10 to 2.13 lose gradients of modulations that are parts of one table (pytorch#193061)."""
+COMPILE_OPTIONS = {"triton.mix_order_reduction": False}
+"""With it, torch 2.10 to 2.13 lose gradients of modulations that are slices of one table (pytorch#193061)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +28,18 @@ class TrainerConfig:
 
     Args:
         accelerator: ``auto``, ``cpu``, ``gpu``, ``mps``.
-        devices: how many of each machine's, or ``auto`` for all.
-        nodes: machines.
-        strategy: ``auto``, ``ddp``, ``fsdp2`` (parameters, gradients and optimiser states spread over all processes),
-            and what else Lightning knows by name.
+        devices: number of devices of each machine, or ``auto`` for all.
+        nodes: number of machines.
+        strategy: ``auto``, ``ddp``, ``fsdp2`` (parameters, gradients and optimiser states sharded over all processes),
+            or another name that Lightning knows.
         precision: ``32-true``, ``bf16-mixed``, ``bf16-true``, ``16-mixed``.
-        max_steps: steps of the optimiser, in all.
-        accumulate: batches whose gradients make one step.
+        max_steps: optimiser steps of the run.
+        accumulate: batches per optimiser step, whose gradients are accumulated.
         gradient_clip: largest global norm of the gradient; ``None`` clips nothing.
         validate_every: batches between two validations.
-        deterministic: refuse operations that a GPU does not repeat exactly.
-        recompute: what the backward pass computes again instead of keeping it.
-        compile: whether torch compiles the DiT's layers.
+        deterministic: raise an error at operations that are not deterministic on a GPU.
+        recompute: activations that the backward pass recomputes instead of keeping them (activation checkpointing).
+        compile: compile the DiT's layers with torch.compile.
     """
 
     accelerator: str = "auto"
@@ -68,28 +65,27 @@ class TrainerConfig:
             raise ValueError(f"trainer.gradient_clip={self.gradient_clip:g}: need > 0, or null to clip nothing")
 
     def prepare(self, layers: nn.ModuleList) -> None:
-        """Make ``layers`` recompute and compile as this says. Names of parameters and results stay."""
-        recompute(layers, self.recompute)
+        """Apply activation checkpointing and torch.compile to ``layers``; parameter names and results stay."""
+        checkpoint_activations(layers, self.recompute)
         if self.compile:
             for layer in layers:
-                layer.compile(options=COMPILER)
+                layer.compile(options=COMPILE_OPTIONS)
 
     def __call__(self, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
-        """The trainer. ``callbacks`` report at their own pace, so that no step waits for a logger."""
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices if self.devices == "auto" else int(self.devices),
             num_nodes=self.nodes,
             strategy=self._strategy(),
-            precision=self.precision,
+            precision=cast("_PRECISION_INPUT", self.precision),  # Lightning checks it
             max_steps=self.max_steps,
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=self.gradient_clip,
             val_check_interval=min(self.validate_every, self.max_steps * self.accumulate),
             check_val_every_n_epoch=None,
             deterministic=self.deterministic,
-            plugins=[AtomicCheckpoints()],
-            profiler=DataWait(),
+            plugins=[AtomicCheckpointIO()],
+            profiler=DataWaitProfiler(),
             callbacks=list(callbacks),
             logger=list(loggers),
             log_every_n_steps=1,
@@ -106,20 +102,11 @@ class TrainerConfig:
             return self.strategy
         if self.devices == "auto":
             raise ValueError("trainer.devices=auto: trainer.strategy=fsdp2 needs the number of each machine's devices")
-        return Sharded(int(self.devices) * self.nodes)
+        return FSDP2Strategy(int(self.devices) * self.nodes)
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints written aside and then renamed: a kill leaves the old ones whole, and no half of a new one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``path``."""
-        with atomic(path) as aside:
-            torch.save(checkpoint, aside)
-
-
-class DataWait(Profiler):
-    """Seconds that training has waited for batches, and nothing else: the wait is hidden in Lightning's loop."""
+class DataWaitProfiler(Profiler):
+    """Measures only the seconds that the training loop waits for batches, which happens inside Lightning's loop."""
 
     ACTION = "[_TrainingEpochLoop].train_dataloader_next"
 
@@ -129,15 +116,13 @@ class DataWait(Profiler):
         self._since = 0.0
 
     def start(self, action_name: str) -> None:
-        """Lightning begins an action."""
         if action_name == self.ACTION:
             self._since = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """Lightning ends an action."""
         if action_name == self.ACTION:
             self.seconds += time.perf_counter() - self._since
 
     def summary(self) -> str:
-        """Nothing to print: ``Watch`` reports it."""
+        """Nothing to print: ``TrainingMonitor`` logs ``seconds``."""
         return ""

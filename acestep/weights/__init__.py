@@ -1,1 +1,1 @@
-"""Checkpoints in files: layouts, names, shapes, hashes. Builds and runs no network."""
+"""Checkpoint files: layouts, tensor names, shapes and hashes. Builds no network."""

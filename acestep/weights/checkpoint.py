@@ -1,4 +1,4 @@
-"""A checkpoint as a value, whatever the layout it was read from. Knows names and shapes; builds no network."""
+"""A checkpoint in memory, independent of the layout of its files: configs, and tensors that are read on access."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+SILENCE = "silence_latent"
+"""Name of the silence latent among tensors, and of its file without the suffix."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """How many seconds of music a checkpoint makes: the range it accepts, and what it makes when not told."""
+    """Song durations of a checkpoint in seconds: the range that it accepts, and the default."""
 
     min_seconds: float = 10.0
     max_seconds: float = 600.0
@@ -26,35 +29,39 @@ class Lengths:
             )
 
     def check(self, seconds: float, field: str | None = None) -> float:
-        """``seconds``, if this checkpoint makes songs as long; ``field`` is what of a song asks for it, if another."""
+        """``seconds``, if in range; ``field`` is the field of the song that implies the length, for the message.
+
+        Raises:
+            ValueError: the length is out of range.
+        """
         if not self.min_seconds <= seconds <= self.max_seconds:
-            asked = f"song.{field}: the song would last {seconds:g} s;" if field else f"song.seconds={seconds:g}:"
+            subject = f"song.{field}: the song would last {seconds:g} s;" if field else f"song.seconds={seconds:g}:"
             raise ValueError(
-                f"{asked} this checkpoint makes {self.min_seconds:g} to {self.max_seconds:g} s; "
-                "ask for a length in that range"
+                f"{subject} this checkpoint makes {self.min_seconds:g} to {self.max_seconds:g} s; "
+                "use a length in that range"
             )
         return float(seconds)
 
     def nearest(self, seconds: float) -> float:
-        """``seconds``, or the nearest length that this checkpoint makes."""
+        """``seconds``, clamped to the range."""
         return min(max(seconds, self.min_seconds), self.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The parts of a model, not yet built.
+    """Configs and tensors of a model. Mappings of tensors read each tensor from its file on access.
 
     Args:
-        name: what to call it in messages: a folder or a shipped name.
-        network_config: fields of the network's config, as published ``config.json`` names them.
+        name: for messages: a folder, a shipped name or a Hub id.
+        network_config: fields of the network's config, named as in the published ``config.json``.
         network: parameters by published names.
         silence: latents of digital silence, ``(1, T, C)``.
         autoencoder_class: ``oobleck`` or ``spectral``.
         autoencoder_config: fields of that class's config.
-        autoencoder: its parameters by published names; ``None`` if the checkpoint comes without.
-        text_encoder: a Hugging Face Qwen3 folder; ``None`` if the checkpoint comes without.
-        lengths: seconds of music it makes.
-        sampler: its usual sampler: ``{"schedule": {"class": "Shifted", "steps": 50}, ...}``; empty for the release's.
+        autoencoder: its parameters by published names; ``None`` if the checkpoint has no autoencoder.
+        text_encoder: a Hugging Face Qwen3 folder; ``None`` if the checkpoint has no text encoder.
+        lengths: song durations.
+        sampler: default sampler: ``{"schedule": {"class": "Shifted", "steps": 50}, ...}``; empty for the release's.
     """
 
     name: str

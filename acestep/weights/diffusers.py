@@ -1,7 +1,8 @@
-"""The layout of diffusers' ``AceStepPipeline``: one folder per component, its own tensor names.
+"""The layout of diffusers' ``AceStepPipeline``: one folder per component, with tensor names of its own.
 
-What diffusers has no place for (published config keys, lengths, the usual sampler) goes into ``acestep.json`` beside
-``model_index.json``; a folder that lacks it, as any that diffusers wrote, is read from the components' configs.
+Published config keys, song durations and the default sampler, which diffusers does not store, are in ``acestep.json``
+beside ``model_index.json``. In a folder without it, as diffusers writes it, the components' configs are read.
+Tensor names: diffusers 0.42, ``transformer_ace_step.py`` and ``modeling_ace_step.py``.
 """
 
 from __future__ import annotations
@@ -14,20 +15,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from acestep.files import read_json, write_json
-from acestep.weights.checkpoint import Checkpoint, Lengths
-from acestep.weights.keys import COMPONENTS, SILENCE, from_diffusers, to_diffusers
-from acestep.weights.tensors import Renamed, TensorFiles, open_tensors, save_tensors
+from acestep.weights.checkpoint import SILENCE, Checkpoint, Lengths
+from acestep.weights.tensors import RenamedTensors, TensorFiles, TensorLocation, open_tensors, save_tensors
 from acestep.weights.text_encoder import split_text_encoder
 from acestep.weights.upstream import VAE, VAE_STEM, read_vae, read_vae_config, write_vae
+
+COMPONENTS = {
+    "decoder.": "transformer",
+    "encoder.": "condition_encoder",
+    "tokenizer.": "audio_tokenizer",
+    "detokenizer.": "audio_token_detokenizer",
+}
+"""Prefix of published tensor names, and the diffusers component with these tensors, without the prefix."""
+NULL = "null_condition_emb"
+
+_PAIRS = (
+    (".q_proj.", ".to_q."),
+    (".k_proj.", ".to_k."),
+    (".v_proj.", ".to_v."),
+    (".o_proj.", ".to_out.0."),
+    (".q_norm.", ".norm_q."),
+    (".k_norm.", ".norm_k."),
+)
+_CONVOLUTIONS = (("proj_in.1.", "proj_in_conv."), ("proj_out.1.", "proj_out_conv."))
+
 
 INDEX = "model_index.json"
 EXTRA = "acestep.json"
 PIPELINE = "AceStepPipeline"
 SILENCE_FRAMES = 15_000
-"""Length of the buffer in diffusers' condition encoder; shorter silence is tiled to it, as upstream does on use."""
+"""Length of the silence latent in diffusers' condition encoder; a shorter one is tiled, as upstream does on use."""
 
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1, "shift": 1.0}
 
@@ -53,7 +72,7 @@ _FIELDS = {
         *("audio_acoustic_hidden_dim", "pool_window_size", "num_attention_pooler_hidden_layers"),
     ),
 }
-"""Config fields that each component holds under their published names, beside the sizes of its layers."""
+"""Config fields of each component by their published names, besides ``_SIZES`` and ``_STACK``."""
 _CLASSES = {
     "transformer": ("diffusers", "AceStepTransformer1DModel"),
     "condition_encoder": ("ace_step", "AceStepConditionEncoder"),
@@ -66,6 +85,32 @@ _CLASSES = {
 }
 
 
+def to_diffusers(name: str) -> tuple[str, str]:
+    """The component of a published tensor name, and its name there."""
+    if name == NULL:
+        return "condition_encoder", NULL
+    prefix = next(prefix for prefix in COMPONENTS if name.startswith(prefix))
+    component, name = COMPONENTS[prefix], name.removeprefix(prefix)
+    for published, theirs in _PAIRS:
+        name = name.replace(published, theirs)
+    for published, theirs in _CONVOLUTIONS:
+        if component == "transformer" and name.startswith(published):
+            name = theirs + name.removeprefix(published)
+    return component, name
+
+
+def from_diffusers(component: str, name: str) -> str:
+    """The published name of the tensor ``name`` of a diffusers component."""
+    if component == "condition_encoder" and name in (NULL, SILENCE):
+        return name
+    for published, theirs in _CONVOLUTIONS:
+        if component == "transformer" and name.startswith(theirs):
+            name = published + name.removeprefix(theirs)
+    for published, theirs in _PAIRS:
+        name = name.replace(theirs, published)
+    return next(prefix for prefix, of_prefix in COMPONENTS.items() if of_prefix == component) + name
+
+
 def is_diffusers(folder: Path) -> bool:
     """Whether ``folder`` holds a diffusers pipeline of this model."""
     index = folder / INDEX
@@ -75,17 +120,17 @@ def is_diffusers(folder: Path) -> bool:
 def read_diffusers(folder: Path) -> Checkpoint:
     """The checkpoint in ``folder``."""
     extra = read_json(folder / EXTRA) if (folder / EXTRA).is_file() else {}
-    tensors = TensorFiles()
+    locations: dict[str, TensorLocation] = {}
     for component in COMPONENTS.values():
         rename = partial(from_diffusers, component)
-        tensors |= open_tensors(folder / component, VAE_STEM, rename=rename)
-    silence = tensors[SILENCE][:, : extra.get("silence_frames", SILENCE_FRAMES)]
+        locations |= open_tensors(folder / component, VAE_STEM, rename=rename).locations
+    silence = locations.pop(SILENCE).mapped()
     has_vae = (folder / VAE).is_dir()
     return Checkpoint(
         name=str(folder),
-        network_config=extra.get("network") or _published(folder),
-        network=tensors.without(SILENCE),
-        silence=silence,
+        network_config=extra.get("network") or _published_config(folder),
+        network=TensorFiles(locations),
+        silence=silence[:, : extra.get("silence_frames", SILENCE_FRAMES)],
         autoencoder_class="oobleck",
         autoencoder_config=read_vae_config(folder / VAE) if has_vae else {},
         autoencoder=read_vae(folder / VAE) if has_vae else None,
@@ -96,13 +141,16 @@ def read_diffusers(folder: Path) -> Checkpoint:
 
 
 def write_diffusers(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``checkpoint`` into the empty ``folder``."""
+    """Write ``checkpoint`` to the empty ``folder``."""
     if checkpoint.autoencoder is None or checkpoint.text_encoder is None:
         raise ValueError(f"weights={checkpoint.name}: has no autoencoder or text encoder, and a pipeline needs both")
     configs = _component_configs(checkpoint.network_config)
+    repeats = -(-SILENCE_FRAMES // checkpoint.silence.shape[1])
+    tiled_silence = checkpoint.silence.repeat(1, repeats, 1)[:, :SILENCE_FRAMES]
     for component, names in _names_by_component(checkpoint.network).items():
-        more = {SILENCE: _repeated(checkpoint.silence)} if component == "condition_encoder" else {}
-        save_tensors(Renamed(checkpoint.network, names, more), folder / component / f"{VAE_STEM}.safetensors", dtype)
+        silence = {SILENCE: tiled_silence} if component == "condition_encoder" else {}
+        tensors = RenamedTensors(checkpoint.network, names, silence)
+        save_tensors(tensors, folder / component / f"{VAE_STEM}.safetensors", dtype)
         write_json(folder / component / "config.json", {"_class_name": _CLASSES[component][1]} | configs[component])
     write_vae(checkpoint, folder / VAE, dtype)
     split_text_encoder(checkpoint.text_encoder, folder / "text_encoder", folder / "tokenizer")
@@ -128,7 +176,7 @@ def _component_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return configs
 
 
-def _published(folder: Path) -> dict[str, Any]:
+def _published_config(folder: Path) -> dict[str, Any]:
     configs = {component: read_vae_config(folder / component) for component in COMPONENTS.values()}
     transformer, encoder = configs["transformer"], configs["condition_encoder"]
     published = {name: transformer[name] for name in (*_SIZES, *_STACK) if name in transformer}
@@ -140,13 +188,9 @@ def _published(folder: Path) -> dict[str, Any]:
 
 
 def _names_by_component(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """For each component, its names and the published name of each."""
+    """For each component, the published name of each of its tensors."""
     by_component: dict[str, dict[str, str]] = defaultdict(dict)
     for published in names:
         component, theirs = to_diffusers(published)
         by_component[component][theirs] = published
     return by_component
-
-
-def _repeated(silence: Tensor) -> Tensor:
-    return silence.repeat(1, -(-SILENCE_FRAMES // silence.shape[1]), 1)[:, :SILENCE_FRAMES]

@@ -1,7 +1,7 @@
 """Torch distributed checkpoints: a folder of ``.distcp`` files, read tensor by tensor in one process.
 
-The tensors are plain torch files, one after another. What tells where each lies is a pickle; it is read by an unpickler
-that knows the classes of such metadata and refuses everything else, so that nothing can be executed.
+Each ``.distcp`` file is a sequence of plain torch files. The ``.metadata`` file with their offsets is a pickle; it is
+read by an unpickler that allows the classes of such metadata only, so that no other code can run.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ _KNOWN = {(known.__module__, known.__qualname__): known for known in _CLASSES} |
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds the classes of a distributed checkpoint's metadata; anything else that a pickle may name is an error."""
+    """Builds the classes of a distributed checkpoint's metadata only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
-        found = getattr(torch, name, None) if module == "torch" else None
-        if isinstance(found, torch.dtype):
-            return found
+        dtype = getattr(torch, name, None) if module == "torch" else None
+        if isinstance(dtype, torch.dtype):
+            return dtype
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
-    """The tensors of a distributed checkpoint by their path in the saved tree; each is read when asked for.
+    """The tensors of a distributed checkpoint by their path in the saved tree; each is read on access.
 
     Args:
-        folder: holds ``.metadata`` and the ``.distcp`` files that it names.
+        folder: has ``.metadata`` and the ``.distcp`` files that it names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,10 +62,10 @@ class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
         try:
             with (folder / METADATA).open("rb") as file:
                 self._metadata = _Unpickler(file).load()
-            found, paths = self._metadata.state_dict_metadata, self._metadata.planner_data or {}
+            entries, paths = self._metadata.state_dict_metadata, self._metadata.planner_data or {}
             self._names = {
                 tuple(map(str, paths.get(name, (name,)))): name
-                for name, entry in found.items()
+                for name, entry in entries.items()
                 if isinstance(entry, metadata.TensorStorageMetadata)
             }
         except (pickle.UnpicklingError, AttributeError, EOFError, TypeError, ValueError, IndexError) as error:
@@ -76,11 +76,11 @@ class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
     def __getitem__(self, path: tuple[str, ...]) -> Tensor:
         name = self._names[path]
         entry = self._metadata.state_dict_metadata[name]
-        whole = torch.empty(entry.size, dtype=entry.properties.dtype)
+        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
         for chunk in entry.chunks:
-            place = tuple(slice(start, start + n) for start, n in zip(chunk.offsets, chunk.sizes, strict=True))
-            whole[place] = self._read(metadata.MetadataIndex(name, chunk.offsets), chunk.sizes)
-        return whole
+            index = tuple(slice(start, start + n) for start, n in zip(chunk.offsets, chunk.sizes, strict=True))
+            tensor[index] = self._read_chunk(metadata.MetadataIndex(name, chunk.offsets), chunk.sizes)
+        return tensor
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         return iter(self._names)
@@ -88,7 +88,7 @@ class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def _read(self, index: metadata.MetadataIndex, sizes: torch.Size) -> Tensor:
+    def _read_chunk(self, index: metadata.MetadataIndex, sizes: torch.Size) -> Tensor:
         stored = self._metadata.storage_data[index]
         path = self.folder / stored.relative_path
         if path.parent != self.folder or getattr(stored, "transform_descriptors", None):

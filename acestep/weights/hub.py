@@ -1,4 +1,4 @@
-"""Checkpoints by the name that the Hugging Face Hub has them under; fetched once, then read from its cache."""
+"""Checkpoints by Hugging Face Hub id: downloaded once, then read from the Hub's cache."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 BUNDLE = "ACE-Step/Ace-Step1.5"
-"""The repository with the autoencoder and the text encoder of all families, and with models in folders."""
+"""The repository of the autoencoder and text encoder of all families, with several models in folders."""
 FILES = ("*.json", "*.safetensors", "*.txt", "silence_latent.pt")
-"""What is fetched: no code, no pickled weights."""
+"""Files to download: no code, no pickled weights."""
 _ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<folder>\w[\w.-]*))?")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether ``name`` reads as ``owner/repository``, or as ``owner/repository/folder``."""
+    """Whether ``name`` has the form ``owner/repository`` or ``owner/repository/folder``."""
     return _ID.fullmatch(name) is not None
 
 
 def fetch(name: str) -> Path:
-    """The local folder of a Hub id, fetched if the cache does not hold it.
+    """The local folder of a Hub id, downloaded if it is not in the cache.
 
     Raises:
-        ValueError: if the Hub has no such repository, or there is no network and the cache does not hold it.
+        ValueError: the Hub has no such repository or folder, or it is not in the cache and there is no network.
     """
-    found = _ID.fullmatch(name)
-    assert found
-    repository, folder = found["repository"], found["folder"]
+    match = _ID.fullmatch(name)
+    assert match
+    repository, folder = match["repository"], match["folder"]
     if repository == BUNDLE and not folder:
         raise ValueError(f"weights={name}: holds several models; name one of its folders, {BUNDLE}/acestep-v15-turbo")
     patterns = [f"{folder}/{pattern}" for pattern in FILES] if folder else list(FILES)
@@ -38,7 +38,7 @@ def fetch(name: str) -> Path:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"weights={name}: no such folder here, and the Hugging Face Hub does not give it ({reason}); check the "
-            "name, or fetch it where there is a network and name the folder"
+            "name, or download it where there is a network and name the folder"
         ) from error
     if folder and not (path / folder).is_dir():
         raise ValueError(f"weights={name}: {repository} on the Hugging Face Hub has no folder {folder}")
@@ -46,5 +46,5 @@ def fetch(name: str) -> Path:
 
 
 def is_fetched(folder: Path) -> bool:
-    """Whether ``folder`` lies in the Hub's cache, where nothing can be put beside it."""
+    """Whether ``folder`` is in the Hub's cache, where users do not put other parts of a checkpoint beside it."""
     return "snapshots" in (folder.parent.name, folder.parent.parent.name)

@@ -1,4 +1,4 @@
-"""Which layout a checkpoint is in, from its path, its shipped name or its name on the Hub."""
+"""Open a checkpoint by its path, its shipped name or its Hub id, in any layout."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from acestep.files import file_hash
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.diffusers import is_diffusers, read_diffusers
 from acestep.weights.hub import fetch, is_hub_id
+from acestep.weights.lightning import is_training_checkpoint, read_training_checkpoint
 from acestep.weights.native import is_native, read_native
-from acestep.weights.training import is_training_state, read_training_state
 from acestep.weights.upstream import is_language_model, is_upstream, read_upstream
 
 SHIPPED = Path(__file__).parent.parent / "assets"
-ADAPTER_CONFIG = "adapter_config.json"
-"""As PEFT calls it."""
 READERS = ((is_native, read_native), (is_upstream, read_upstream), (is_diffusers, read_diffusers))
 
 
 def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
-    """The checkpoint that ``path_or_name`` means, in any layout; see ``find_folder``.
+    """The checkpoint at ``path_or_name``, in any layout; see ``find_folder``. Its ``name`` is ``path_or_name``.
 
-    It is called as it was asked for: a shipped one by its name, wherever this package lies.
+    Only configs and file headers are read here, so that the result can be passed on instead of opened again.
+
+    Raises:
+        ValueError: there is no checkpoint of a known layout.
     """
     folder = find_folder(path_or_name)
-    if is_training_state(folder):
-        return read_training_state(folder, open_checkpoint)
-    for recognises, read in READERS:
-        if recognises(folder):
+    if is_training_checkpoint(folder):
+        return read_training_checkpoint(folder, open_checkpoint)
+    for is_layout, read in READERS:
+        if is_layout(folder):
             return replace(read(folder), name=str(path_or_name))
     if is_language_model(folder):
         raise ValueError(f"weights={path_or_name}: a 5 Hz language model, which plans songs; name the folder of a DiT")
-    if (folder / ADAPTER_CONFIG).is_file():
+    if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"weights={path_or_name}: an adapter, not a checkpoint; merge it first: "
             f"python -m acestep merge {path_or_name} TARGET"
@@ -46,8 +48,8 @@ def open_checkpoint(path_or_name: str | Path) -> Checkpoint:
 
 
 @contextmanager
-def named_by(key: str) -> Iterator[None]:
-    """Inside, what is wrong with a checkpoint is told of ``key``, which names it here in place of ``weights``."""
+def named_in_errors(key: str) -> Iterator[None]:
+    """Error messages about ``weights=`` say ``key=`` instead, where another config key names the checkpoint."""
     try:
         yield
     except ValueError as error:
@@ -56,16 +58,19 @@ def named_by(key: str) -> Iterator[None]:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` holds a checkpoint of a known layout."""
-    return any(recognises(folder) for recognises, _ in READERS)
+    return any(is_layout(folder) for is_layout, _ in READERS)
 
 
 def find_folder(path_or_name: str | Path) -> Path:
-    """Where ``path_or_name`` is: a shipped checkpoint, a folder, a run folder's ``weights/``, or fetched from the Hub.
+    """The folder of a shipped checkpoint, a folder, a run folder's ``weights/``, or a download from the Hub.
 
-    A training's checkpoint is a place too: a Lightning file, or a folder of shards.
+    A training checkpoint is returned as it is: a Lightning file, or a folder of shards.
+
+    Raises:
+        ValueError: there is no such folder.
     """
     folder = shipped_or_path(path_or_name)
-    if is_training_state(folder):
+    if is_training_checkpoint(folder):
         return folder
     if not folder.is_dir():
         if is_hub_id(str(path_or_name)):
@@ -77,18 +82,17 @@ def find_folder(path_or_name: str | Path) -> Path:
 
 
 def shipped_or_path(path_or_name: str | Path) -> Path:
-    """The folder that is shipped under this name; else the path that it is."""
+    """The folder that is shipped under this name, or else the path itself."""
     shipped = SHIPPED / str(path_or_name)
     is_name = Path(path_or_name).name == str(path_or_name) != ""
     return shipped if is_name and shipped.is_dir() else Path(path_or_name)
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over every file in ``folder``, names and contents, in order of name; or over the one file it is."""
+    """SHA-256 over the names, sizes and contents of all files in ``folder``, or of the one file ``folder``."""
     digest = hashlib.sha256()
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(path)))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints to folders, in any layout, all or nothing."""
+"""Write a checkpoint to a folder, in any layout, atomically."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ def save_checkpoint(
     dtype: torch.dtype | None = None,
     base: Path | None = None,
 ) -> Path:
-    """Write ``checkpoint`` to ``folder``, aside and then renamed, replacing a checkpoint that is there.
+    """Write ``checkpoint`` to ``folder``; a checkpoint that is there is replaced when all is written.
 
     Tensors are written one by one, so that no more than one is in memory at a time.
 
     Args:
         checkpoint: what to write.
-        folder: where; its parent is made where needed.
+        folder: its parent is created if needed.
         layout: ``native``, ``upstream`` or ``diffusers``.
-        dtype: storage type of the network's and the autoencoder's numbers; ``None`` keeps theirs.
-        base: a native checkpoint beside ``folder`` to lean on: what it holds is not written again.
+        dtype: of the network's and the autoencoder's tensors in the files; ``None`` keeps theirs.
+        base: a native checkpoint beside ``folder``; tensors that are equal to the base's are not written again.
+
+    Raises:
+        ValueError: an unknown layout, a ``base`` with another layout than native, or a folder with other files.
     """
     if layout not in WRITERS:
         raise ValueError(f"to={layout}: not a layout that can be written; use {', '.join(WRITERS)}")
     if base is not None and layout != "native":
-        raise ValueError(f"base={base}: only the native layout leans on another checkpoint; leave it out for {layout}")
+        raise ValueError(f"base={base}: only the native layout can refer to a base; leave it out for {layout}")
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise ValueError(f"{folder}: holds files but no checkpoint; name a new or empty folder")

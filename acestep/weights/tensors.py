@@ -1,10 +1,10 @@
-"""Tensors in files: read one by one from safetensors, put strictly into modules, written one by one."""
+"""Tensor files: read lazily from safetensors, loaded strictly into modules, written one tensor at a time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from acestep.files import atomic, read_json
 
-NAMED = 5
-"""How many offending tensors an error message lists."""
+MAX_NAMES = 5
+"""Longest list of tensor names in an error message."""
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -35,8 +35,8 @@ DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies: the bytes ``start`` to ``end`` of the file ``path``, which is ``size`` bytes long."""
+class TensorLocation:
+    """The bytes ``start`` to ``end`` of the file ``path``, which is ``size`` bytes long, as a tensor."""
 
     path: Path
     size: int
@@ -46,53 +46,42 @@ class Stored:
     end: int
 
     def mapped(self) -> Tensor:
-        """The tensor, memory-mapped; its pages are given back with it."""
-        whole = torch.from_file(str(self.path), shared=False, size=self.size, dtype=torch.uint8)
-        raw = whole[self.start : self.end]
+        """The tensor, memory-mapped; the mapping is closed when it is freed."""
+        file = torch.from_file(str(self.path), shared=False, size=self.size, dtype=torch.uint8)
+        raw = file[self.start : self.end]
         aligned = raw.clone() if self.start % self.dtype.itemsize else raw
         return aligned.view(self.dtype).view(self.shape)
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of safetensors files under new names: each is memory-mapped when asked for, and not kept.
+    """Tensors in files; each is memory-mapped on access, and not cached."""
 
-    Args:
-        paths: the files.
-        rename: from a stored name to the one to show.
-    """
-
-    def __init__(self, *paths: Path, rename: Callable[[str], str] = str) -> None:
-        self._stored = {rename(name): place for path in paths for name, place in _read_header(path).items()}
+    def __init__(self, locations: Mapping[str, TensorLocation]) -> None:
+        self.locations = locations
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._stored[name].mapped()
+        return self.locations[name].mapped()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
+        return iter(self.locations)
 
     def __len__(self) -> int:
-        return len(self._stored)
-
-    def __or__(self, other: TensorFiles) -> TensorFiles:
-        """The tensors of both."""
-        both = TensorFiles()
-        both._stored = self._stored | other._stored
-        return both
-
-    def without(self, name: str) -> TensorFiles:
-        """All but one."""
-        rest = TensorFiles()
-        rest._stored = {key: place for key, place in self._stored.items() if key != name}
-        return rest
+        return len(self.locations)
 
 
 @dataclass(frozen=True)
-class Renamed(Mapping[str, Tensor]):
-    """Some tensors of another mapping under new names, and a few more; nothing is read before it is asked for."""
+class RenamedTensors(Mapping[str, Tensor]):
+    """``tensors`` by other keys, and some ``more`` tensors; each is read on access.
+
+    Args:
+        tensors: the tensors by their old keys.
+        names: the old key of each new key.
+        more: further tensors; they replace those of the same key.
+    """
 
     tensors: Mapping[Any, Tensor]
     names: Mapping[str, Any]
-    more: Mapping[str, Tensor]
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.more[name] if name in self.more else self.tensors[self.names[name]]
@@ -105,34 +94,48 @@ class Renamed(Mapping[str, Tensor]):
 
 
 def open_tensors(folder: Path, stem: str = "model", rename: Callable[[str], str] = str) -> TensorFiles:
-    """``folder/STEM.safetensors``, or the shards that ``folder/STEM.safetensors.index.json`` lists."""
+    """The tensors of ``folder/STEM.safetensors``, or of the shards in ``folder/STEM.safetensors.index.json``.
+
+    Args:
+        folder: where the files are.
+        stem: their name.
+        rename: from the name in the file to the key.
+
+    Raises:
+        ValueError: a file is missing or broken.
+    """
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return TensorFiles(single, rename=rename)
+    paths = [single] if single.is_file() else _shards(index)
+    return TensorFiles({rename(name): at for path in paths for name, at in _read_header(path).items()})
+
+
+def _shards(index: Path) -> list[Path]:
+    folder = index.parent
     if not index.is_file():
         pickles = " (pickled weights are not read)" if [*folder.glob("*.bin"), *folder.glob("*.pt*")] else ""
-        raise ValueError(f"{folder}: has neither {single.name} nor {index.name}{pickles}; fetch or convert it first")
+        single = index.name.removesuffix(".index.json")
+        raise ValueError(f"{folder}: has neither {single} nor {index.name}{pickles}; fetch or convert it first")
     shards = sorted(set(read_json(index).get("weight_map", {}).values()))
     for shard in shards:
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise ValueError(f"{folder}: {shard} is missing, though {index.name} lists it; fetch it again")
-    return TensorFiles(*(folder / shard for shard in shards), rename=rename)
+    return [folder / shard for shard in shards]
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str) -> None:
-    """Fill ``module`` (built on the meta device) with exactly the ``tensors`` it names, cast to ``dtype``.
+    """Load ``tensors``, cast to ``dtype``, into ``module``, which is built on the meta device; names must be equal.
 
     Raises:
-        ValueError: names what is missing, unknown, misshapen or not finite.
+        ValueError: tensors are missing, unknown, of another shape, or not finite.
     """
-    wanted = module.state_dict()
-    _check_names(wanted, tensors, source)
+    expected = module.state_dict()
+    _check_names(expected, tensors, source)
     loaded = {}
-    for name, place in wanted.items():
+    for name, parameter in expected.items():
         tensor = tensors[name]
-        if tensor.shape != place.shape:
+        if tensor.shape != parameter.shape:
             raise ValueError(
-                f"weights={source}: {name} has shape {list(tensor.shape)}, this network needs {list(place.shape)}; "
+                f"weights={source}: {name} has shape {list(tensor.shape)}, this network needs {list(parameter.shape)}; "
                 "the checkpoint is of another size"
             )
         if not all_finite(tensor):
@@ -142,12 +145,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dty
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``tensors`` (floating ones cast to ``dtype``) to ``path`` one by one, aside and then renamed."""
-
-    def stored(name: str) -> Tensor:
-        tensor = tensors[name].detach()
-        return tensor.to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-
+    """Write ``tensors``, floating-point ones cast to ``dtype``, to ``path``: one at a time, atomically."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(tensors):
@@ -160,16 +158,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype |
     with atomic(path) as aside, aside.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in sorted(tensors):
-            file.write(stored(name).flatten().view(torch.uint8).numpy().data)
+            tensor = tensors[name].detach()
+            tensor = tensor.to("cpu", dtype if tensor.is_floating_point() else None)
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def load_plain(file: Any, path: Path, mmap: bool = False) -> Any:
-    """What a torch file holds, if that is tensors and plain values only; a pickle that names anything else is refused.
+    """Load a torch file of tensors and plain values.
 
     Args:
         file: path or stream to read.
-        path: what to call it.
+        path: its name in messages.
         mmap: map tensors instead of reading them.
+
+    Raises:
+        ValueError: the file is missing or broken, or its pickle names anything but tensors and plain values.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
@@ -180,14 +183,14 @@ def load_plain(file: Any, path: Path, mmap: bool = False) -> Any:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no number of ``tensor`` is NaN or infinite, at the speed of memory."""
+    """Whether no value of ``tensor`` is NaN or infinite, in one pass over memory."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
-def _read_header(path: Path) -> dict[str, Stored]:
-    """Names and places of a file's tensors; the library checks that the file is whole."""
+def _read_header(path: Path) -> dict[str, TensorLocation]:
+    """Locations of a file's tensors by name; ``safe_open`` checks that the file is complete."""
     try:
         with safe_open(path, framework="pt"), path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -195,22 +198,22 @@ def _read_header(path: Path) -> dict[str, Stored]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from error
     header.pop("__metadata__", None)
-    size, places = path.stat().st_size, {}
+    size, locations = path.stat().st_size, {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; need one of {', '.join(DTYPES)}")
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        places[name] = Stored(path, size, DTYPES[entry["dtype"]], tuple(entry["shape"]), start, end)
-    return places
+        locations[name] = TensorLocation(path, size, DTYPES[entry["dtype"]], tuple(entry["shape"]), start, end)
+    return locations
 
 
-def _check_names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    missing = [f"{name} {list(tensor.shape)}" for name, tensor in wanted.items() if name not in found]
-    unknown = [name for name in found if name not in wanted]
+def _check_names(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    missing = [f"{name} {list(tensor.shape)}" for name, tensor in expected.items() if name not in given]
+    unknown = [name for name in given if name not in expected]
     problems = []
     for names, verb in ((missing, "lacks"), (unknown, "has unknown")):
         if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            problems.append(f"{verb} {', '.join(names[:NAMED])}{more}")
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            problems.append(f"{verb} {', '.join(names[:MAX_NAMES])}{more}")
     if problems:
         raise ValueError(f"weights={source}: {'; '.join(problems)}; the checkpoint is of another kind or size")

@@ -1,4 +1,4 @@
-"""The text encoder's folder: network and tokenizer together, as Hugging Face has it, or apart, as diffusers does."""
+"""Copies of a text encoder's folder: network and tokenizer in one folder (transformers) or in two (diffusers)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ TOKENIZER = "tokenizer.json"
 
 
 def copy_text_encoder(source: Path, target: Path) -> None:
-    """Copy network and tokenizer into the one folder ``target``."""
+    """Copy network and tokenizer to the one folder ``target``."""
     shutil.copytree(source, target, copy_function=shutil.copyfile)
     if not (target / TOKENIZER).is_file():
         shutil.copytree(source.parent / "tokenizer", target, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def split_text_encoder(source: Path, network: Path, tokenizer: Path) -> None:
-    """Copy the network's files to one folder and the tokenizer's to another."""
+    """Copy the network's files to the folder ``network`` and the tokenizer's to ``tokenizer``."""
     copy_text_encoder(source, tokenizer)
     network.mkdir(parents=True)
     for pattern in NETWORK:

@@ -1,4 +1,4 @@
-"""The published layout: a DiT folder, and ``vae/`` and ``Qwen3-Embedding-0.6B/`` inside it or beside it."""
+"""The published layout: a DiT folder, with ``vae/`` and ``Qwen3-Embedding-0.6B/`` inside it or beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from acestep.files import atomic, read_json, write_json
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.hub import BUNDLE, fetch, is_fetched
-from acestep.weights.keys import autoencoder_name
 from acestep.weights.tensors import TensorFiles, load_plain, open_tensors, save_tensors
 from acestep.weights.text_encoder import copy_text_encoder
 
@@ -19,22 +18,20 @@ VAE = "vae"
 VAE_STEM = "diffusion_pytorch_model"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 LANGUAGE_MODEL = "5Hz-lm"
-"""In the name of every published planner's folder."""
-OURS = ("padding",)
-"""Keys of our configs that the published ones do not have."""
-HIDDEN = "_"
-"""Keys that diffusers writes for itself start with this."""
+"""Part of the folder name of every published language model."""
+OWN_KEYS = ("padding",)
+"""Config keys that the published configs do not have."""
 
 
 def is_upstream(folder: Path) -> bool:
-    """Whether ``folder`` holds a published checkpoint's DiT folder."""
+    """Whether ``folder`` is the DiT folder of a published checkpoint."""
     config = folder / "config.json"
     return config.is_file() and read_json(config).get("model_type") == MODEL_TYPE
 
 
 def read_upstream(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``; autoencoder and text encoder stay out where neither it nor its parent has them."""
-    vae, text_encoder = _part(folder, VAE), _part(folder, TEXT_ENCODER)
+    """The checkpoint in ``folder``; autoencoder and text encoder may also be in its parent folder, or be missing."""
+    vae = _part_folder(folder, VAE)
     return Checkpoint(
         name=str(folder),
         network_config=read_json(folder / "config.json"),
@@ -43,16 +40,17 @@ def read_upstream(folder: Path) -> Checkpoint:
         autoencoder_class="oobleck",
         autoencoder_config=read_vae_config(vae) if vae else {},
         autoencoder=read_vae(vae) if vae else None,
-        text_encoder=text_encoder,
+        text_encoder=_part_folder(folder, TEXT_ENCODER),
     )
 
 
 def write_upstream(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``checkpoint`` into the empty ``folder``."""
-    config = {key: value for key, value in checkpoint.network_config.items() if key not in OURS}
+    """Write ``checkpoint`` to the empty ``folder``."""
+    config = {key: value for key, value in checkpoint.network_config.items() if key not in OWN_KEYS}
     write_json(folder / "config.json", {"model_type": MODEL_TYPE} | config)
     save_tensors(checkpoint.network, folder / "model.safetensors", dtype)
-    write_silence(checkpoint.silence, folder / "silence_latent.pt")
+    with atomic(folder / "silence_latent.pt") as aside:
+        torch.save(checkpoint.silence.transpose(1, 2).contiguous(), aside)
     if checkpoint.autoencoder is not None:
         write_vae(checkpoint, folder / VAE, dtype)
     if checkpoint.text_encoder is not None:
@@ -60,31 +58,30 @@ def write_upstream(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | No
 
 
 def read_silence(path: Path) -> Tensor:
-    """Silence latents ``(1, T, C)`` from a file that holds them channels first; no pickled code runs."""
+    """Silence latents ``(1, T, C)`` from a file with one tensor ``(1, C, T)``; no pickled code runs."""
     silence = load_plain(path, path)
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[0] != 1:
         raise ValueError(f"{path}: need one tensor [1, channels, frames]; fetch it again")
     return silence.transpose(1, 2).contiguous()
 
 
-def write_silence(silence: Tensor, path: Path) -> None:
-    """Write silence latents as published: one tensor, channels first."""
-    with atomic(path) as aside:
-        torch.save(silence.transpose(1, 2).contiguous(), aside)
-
-
 def read_vae_config(folder: Path) -> dict[str, object]:
-    """Fields of the autoencoder's config, without what diffusers notes for itself."""
-    return {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith(HIDDEN)}
+    """The config of a diffusers component, without diffusers' private keys, which start with an underscore."""
+    return {key: value for key, value in read_json(folder / "config.json").items() if not key.startswith("_")}
 
 
 def read_vae(folder: Path) -> TensorFiles:
-    """The autoencoder's tensors under their published names."""
-    return open_tensors(folder, VAE_STEM, rename=autoencoder_name)
+    """The autoencoder's tensors by published names; files may have torch's newer names of weight norm."""
+
+    def published(name: str) -> str:
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        return name.replace("parametrizations.weight.original1", "weight_v")
+
+    return open_tensors(folder, VAE_STEM, rename=published)
 
 
 def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the autoencoder as diffusers' ``AutoencoderOobleck`` has it."""
+    """Write the autoencoder as diffusers' ``AutoencoderOobleck``."""
     assert checkpoint.autoencoder is not None
     if checkpoint.autoencoder_class != "oobleck":
         raise ValueError(
@@ -96,7 +93,7 @@ def write_vae(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = 
 
 
 def language_models(folder: Path) -> list[Path]:
-    """The 5 Hz language models in ``folder`` and beside it, as the bundle of all parts has them."""
+    """The 5 Hz language models in ``folder`` and beside it, as in the bundle of all parts."""
     places = (folder, folder.resolve().parent)
     return sorted(path for place in places for path in place.glob(f"*{LANGUAGE_MODEL}*") if is_language_model(path))
 
@@ -106,7 +103,7 @@ def is_language_model(folder: Path) -> bool:
     return LANGUAGE_MODEL in folder.name and (folder / "config.json").is_file()
 
 
-def _part(folder: Path, name: str) -> Path | None:
-    """Where a part of the checkpoint in ``folder`` is; a fetched one's is fetched too."""
+def _part_folder(folder: Path, name: str) -> Path | None:
+    """The folder of a part of the checkpoint in ``folder``; of a checkpoint in the Hub's cache, it is fetched too."""
     found = next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_dir()), None)
     return fetch(f"{BUNDLE}/{name}") if found is None and is_fetched(folder) else found

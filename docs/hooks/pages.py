@@ -1,38 +1,40 @@
-"""Reference pages, read from registries, config groups, argument parsers and docstrings."""
+"""Reference pages, generated from config groups, schemas, argument parsers and docstrings."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from costs import costs_page
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from acestep.__main__ import _parser
-from acestep.config.help import help_text
-from acestep.config.registry import SCHEMAS, register
+from acestep.__main__ import build_parser
+from acestep.config.help import help_text, schema_fields
+from acestep.config.schema import SCHEMAS, register
+from acestep.config.source import ClassField, summary
 
 ROLE = re.compile(r":(?:class|func|meth|mod):`~?([^`]+)`")
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")
 
 
 def generated_pages(root: Path) -> dict[str, str]:
-    """Markdown by the name of its page."""
+    """Markdown of each generated page, by its file name."""
     register()
     pages = {"experiments_cost.md": costs_page()}
     pages |= {f"metrics/{name}.md": text for name, text in metric_pages(root / "configs" / "metrics")}
     pages |= {f"configuration/{name}.md": text for name, text in group_pages(root / "configs")}
     pages |= {f"commands/{name}.md": text for name, text in command_pages(root / "configs")}
-    pages |= {f"python/{name}.md": text for name, text in room_pages(root / "acestep")}
+    pages |= {f"python/{name}.md": text for name, text in package_pages(root / "acestep")}
     return pages
 
 
 def metric_pages(folder: Path) -> Iterator[tuple[str, str]]:
-    """A page for each metric of any list of metrics: what it is, what it gives, its fields, how to switch it on."""
+    """A page for each metric of the metric lists: definition, scores, fields, use in a config."""
     specs = {
         name: spec
         for path in sorted(folder.glob("*.yaml"), reverse=True)
@@ -41,29 +43,38 @@ def metric_pages(folder: Path) -> Iterator[tuple[str, str]]:
     }
     for name, spec in specs.items():
         cls = get_class(spec._target_)
-        tree = ast.parse(Path(_source(cls)).read_text(encoding="utf-8"))
-        scorers = _returned_by_load(tree, cls.__name__)
         parts = [f"# {name}", f"`{spec._target_}`", markdown(cls.__doc__ or "")]
-        for scorer in scorers:
-            parts += [
-                f"## `{method.name}`\n\n{markdown(ast.get_docstring(method) or '')}"
-                for method in _methods(scorer)
-                if method.name in ("score", "distance", "applies")
-            ]
+        parts += [
+            f"## `{method.name}`\n\n{markdown(text)}"
+            for method in _class_methods(cls)
+            if method.name in ("score", "compare", "compare_takes", "distance", "aggregate", "applies")
+            and (text := ast.get_docstring(method))
+        ]
         yaml = OmegaConf.to_yaml(OmegaConf.create({name: spec}))
         parts.append(f"## In a config\n\n```yaml\n{yaml}```\n\n`metrics.{name}=null` switches it off.")
         yield name, "\n\n".join(parts) + "\n"
 
 
 def group_pages(configs: Path) -> Iterator[tuple[str, str]]:
-    """A page for each config group: its options as they are, and the fields that they give values to."""
+    """A page for each config group: its options, and the fields of its schemas."""
+    schemas = schema_fields()
     for group in sorted(path for path in configs.iterdir() if path.is_dir() and path.name != "hydra"):
-        parts = [f"# {group.name}", f"One of these: `{group.name}=OPTION`."]
+        parts = [f"# {group.name}", f"Choose one: `{group.name}=OPTION`."]
         for option in sorted(group.glob("*.yaml")):
             parts.append(f"## {option.stem}\n\n```yaml\n{option.read_text(encoding='utf-8').rstrip()}\n```")
         for name, dotted in SCHEMAS.get(group.name, {}).items():
-            parts.append(f"## Fields of `{name}_schema`\n\n`{dotted}`\n\n{markdown(get_class(dotted).__doc__ or '')}")
+            table = _field_table(schemas[group.name, name])
+            parts += [f"## Fields of `{name}_schema`", f"`{dotted}`", markdown(summary(dotted)), table]
         yield group.name, "\n\n".join(parts) + "\n"
+
+
+def _field_table(fields: Sequence[ClassField]) -> str:
+    """A table of the fields of a class, as a config may give them."""
+    rows = []
+    for field in fields:
+        kind = field.annotation.replace(" | ", " or ").replace("None", "null")
+        rows.append(f"| `{field.name}` | `{kind}` | `{field.default_text}` | {field.text} |")
+    return "\n".join(["| key | type | default | |", "|---|---|---|---|", *rows]) if rows else "It has no keys."
 
 
 def command_pages(configs: Path) -> Iterator[tuple[str, str]]:
@@ -74,26 +85,26 @@ def command_pages(configs: Path) -> Iterator[tuple[str, str]]:
         )
         text = help_text(configs, main, needed).replace(str(configs.parent), "")
         yield main, f"# {main}.py\n\n```text\n{text}\n```\n"
-    parts = ["# python -m acestep", f"```text\n{_parser().format_help()}```"]
-    for name, command in sorted(_commands(_parser())):
+    parts = ["# python -m acestep", f"```text\n{build_parser().format_help()}```"]
+    for name, command in sorted(_commands(build_parser())):
         parts.append(f"## {name}\n\n```text\n{command.format_help()}```")
     yield "module", "\n\n".join(parts) + "\n"
 
 
-def room_pages(package: Path) -> Iterator[tuple[str, str]]:
-    """A page for each room: its modules' public classes and functions with their docstrings."""
-    rooms = [path for path in sorted(package.iterdir()) if (path / "__init__.py").is_file()]
-    lone = [path for path in sorted(package.glob("*.py")) if not path.stem.startswith("__")]
-    for room in rooms:
-        modules = [path for path in sorted(room.glob("*.py")) if path.stem != "__init__"]
-        head = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
-        yield room.name, f"# acestep.{room.name}\n\n{markdown(head)}\n\n" + "\n\n".join(map(_module, modules)) + "\n"
-    yield "modules", "# Single modules\n\n" + "\n\n".join(map(_module, lone)) + "\n"
+def package_pages(package: Path) -> Iterator[tuple[str, str]]:
+    """A page for each package: the public classes and functions of its modules, those of its subpackages included."""
+    for folder in (path for path in sorted(package.iterdir()) if (path / "__init__.py").is_file()):
+        modules = [path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"]
+        head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+        yield folder.name, "\n\n".join([f"# acestep.{folder.name}", markdown(head), *map(_module, modules)]) + "\n"
+    single = [path for path in sorted(package.glob("*.py")) if not path.stem.startswith("__")]
+    yield "modules", "\n\n".join(["# Single modules", *map(_module, single)]) + "\n"
 
 
 def _module(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    name = ".".join(("acestep", *path.parts[path.parts.index("acestep", -3) + 1 :])).removesuffix(".py")
+    start = len(path.parts) - 1 - path.parts[::-1].index("acestep")
+    name = ".".join(path.parts[start:]).removesuffix(".py")
     parts = [f"## {name}", markdown(ast.get_docstring(tree) or "")]
     for item in tree.body:
         if isinstance(item, ast.FunctionDef | ast.ClassDef) and not item.name.startswith("_"):
@@ -127,11 +138,15 @@ def _methods(item: ast.ClassDef) -> list[ast.FunctionDef]:
     return [line for line in item.body if isinstance(line, ast.FunctionDef)]
 
 
-def _returned_by_load(tree: ast.Module, name: str) -> list[ast.ClassDef]:
-    """The scorer class that ``load`` of the metric ``name`` returns, if it stands in the same file."""
-    classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
-    loads = [method for method in _methods(classes[name]) if method.name == "load" and method.returns]
-    return [classes[found] for method in loads if (found := ast.unparse(method.returns)) in classes]
+def _class_methods(cls: type) -> list[ast.FunctionDef]:
+    """Methods that ``cls`` itself defines, from its source."""
+    tree = ast.parse(Path(inspect.getfile(cls)).read_text(encoding="utf-8"))
+    return [
+        method
+        for item in tree.body
+        if isinstance(item, ast.ClassDef) and item.name == cls.__name__
+        for method in _methods(item)
+    ]
 
 
 def _commands(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -142,18 +157,12 @@ def _commands(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[tup
                 yield from inner or [(f"{prefix}{name}", command)]
 
 
-def _source(cls: type) -> str:
-    import inspect
-
-    return inspect.getfile(cls)
-
-
 def markdown(docstring: str) -> str:
     """A Google docstring as Markdown: sections as lists, roles as code."""
     text = ROLE.sub(lambda found: f"`{found[1].rpartition('.')[2]}`", docstring)
     lines: list[str] = []
     inside = False
-    for line in ast.literal_eval(repr(_dedented(text))).splitlines():
+    for line in inspect.cleandoc(text).splitlines():
         heading = line.strip().removesuffix(":")
         if heading in SECTIONS and line.strip().endswith(":"):
             lines += ["", f"**{heading}**", ""]
@@ -171,9 +180,3 @@ def markdown(docstring: str) -> str:
 def _entry(text: str) -> str:
     name, colon, rest = text.partition(":")
     return f"`{name}`:{rest}" if colon and " " not in name else text
-
-
-def _dedented(text: str) -> str:
-    from inspect import cleandoc
-
-    return cleandoc(text)

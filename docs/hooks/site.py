@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that are read from the code, the navigation, and links that also hold on the site."""
+"""MkDocs hook: pages generated from the code, the navigation, and links that work in the repository and on the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-# MkDocs loads hooks as lone files; their neighbours are found from here.
+# MkDocs loads each hook as a single file, outside any package.
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 from pages import generated_pages  # noqa: E402
@@ -21,16 +21,16 @@ _PAGES: dict[str, str] = {}
 
 
 def on_config(config: Any) -> Any:
-    """Make the pages, and list all of them."""
+    """Generate the pages and the navigation."""
     _PAGES.clear()
     _PAGES.update(generated_pages(ROOT))
     _PAGES[HOME] = readme((ROOT / "README.md").read_text(encoding="utf-8"))
     docs = Path(config.docs_dir)
-    own = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    written = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
     config.nav = [
         {"Start": HOME},
-        {"How to": [name for name in own if name.startswith("howto/")]},
-        {"Background": [*(name for name in own if "/" not in name), COSTS]},
+        {"How to": [name for name in written if name.startswith("howto/")]},
+        {"Background": [*(name for name in written if "/" not in name), COSTS]},
         {"Metrics": _under("metrics/")},
         {"Configuration": _under("configuration/")},
         {"Commands": _under("commands/")},
@@ -40,14 +40,14 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Hand the pages over."""
+    """Add the generated pages to the site."""
     for name, text in _PAGES.items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links that lead out of ``docs`` lead to the front page where they mean the README, and are words else."""
+    """Point links to the README to the front page; links to other files outside ``docs`` become plain text."""
     depth = page.file.src_uri.count("/")
 
     def linked(found: re.Match[str]) -> str:
@@ -60,7 +60,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def readme(text: str) -> str:
-    """The README as the front page: links into ``docs`` hold, those to other files become words."""
+    """The README as the front page: links into ``docs`` are kept, links to other files become plain text."""
 
     def linked(found: re.Match[str]) -> str:
         words, target = found[1], found[2]
@@ -72,7 +72,7 @@ def readme(text: str) -> str:
 
 
 def _outside_code(text: str, linked: Any) -> str:
-    """``text`` with its links replaced, blocks of code left alone."""
+    """``text`` with its links replaced outside code blocks."""
     parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(linked, part) for part in parts)
 

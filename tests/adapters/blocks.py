@@ -1,4 +1,4 @@
-"""A small module for adapters to sit in."""
+"""A small module to insert adapters into."""
 
 from __future__ import annotations
 

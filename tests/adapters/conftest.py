@@ -1,4 +1,4 @@
-"""What all kinds of adapters are tried on."""
+"""A block for adapters, and its input."""
 
 from __future__ import annotations
 

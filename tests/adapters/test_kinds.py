@@ -1,38 +1,52 @@
-"""Every kind of adapter: nothing at first, all of it after a round trip, a merge or an export, on any base weights."""
+"""Every kind of adapter on every base format: identity at the start, training, saving, merging, export."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from adapters.blocks import Block, generator, moved
-from peft import inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from tiny import NETWORK
 from torch import Tensor
 
 from acestep.adapters import (
     OFT,
+    Adapter,
+    AdapterDtype,
     AdapterLayout,
-    Base,
-    Kept,
+    BaseFormat,
     LoHa,
     LoKr,
     LoRA,
     export_adapter,
-    hold,
     load_adapter,
     merge_adapter,
+    quantize_base,
     save_adapter,
 )
-from acestep.adapters.merge import adapted
+from acestep.adapters.export import adapter_layers
 from acestep.adapters.read import linear_layers, read_adapter
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.types import Conditions
 
 TARGETS = ("q_proj", "o_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserLoRA(Adapter):
+    """A kind outside the package: a PEFT config is all that it defines."""
+
+    rank: int = 4
+
+    def config(self, targets: Sequence[str]) -> LoraConfig:
+        return LoraConfig(r=self.rank, target_modules=list(targets))
+
+
 KINDS = {
     "lora": LoRA(rank=4, targets=TARGETS),
     "rslora": LoRA(rank=4, alpha=4, targets=TARGETS, rslora=True),
@@ -41,26 +55,29 @@ KINDS = {
     "lokr of four": LoKr(rank=2, targets=TARGETS, decompose_both=True),
     "loha": LoHa(rank=4, targets=TARGETS),
     "oft": OFT(block=16, targets=TARGETS),
+    "user-defined": UserLoRA(targets=TARGETS),
 }
-IMPOSSIBLE = {("dora", Base.nf4), ("oft", Base.int8)}
-GRID = [(kind, base) for kind in KINDS for base in Base if (kind, base) not in IMPOSSIBLE]
+IMPOSSIBLE = {("dora", BaseFormat.nf4), ("oft", BaseFormat.int8)}
+GRID = [(kind, base) for kind in KINDS for base in BaseFormat if (kind, base) not in IMPOSSIBLE]
 
 
 @pytest.mark.parametrize(("kind", "base"), GRID, ids=lambda value: getattr(value, "value", value))
-def test_it_starts_at_nothing_in_fp32_and_learns_on_every_base(block: Block, x: Tensor, kind: str, base: Base) -> None:
+def test_every_kind_starts_as_identity_and_trains_on_every_base(
+    block: Block, x: Tensor, kind: str, base: BaseFormat
+) -> None:
     plain = copy.deepcopy(block)
-    hold(plain, base)
+    quantize_base(plain, base)
     replace(KINDS[kind], base=base)(block, generator())
     trained = [parameter for parameter in block.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     wanted, losses = torch.randn(5, 64, generator=generator()), []
     optimizer = torch.optim.Adam(trained, lr=1e-2)
     for step in range(10):
-        with torch.autocast("cpu", torch.bfloat16, enabled=base is Base.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=base is BaseFormat.bfloat16):
             made = block(x)
             if step == 0:
                 torch.testing.assert_close(
-                    made.float(), plain(x).float(), atol=0.01 if base is Base.bfloat16 else 1e-6, rtol=0
+                    made.float(), plain(x).float(), atol=0.01 if base is BaseFormat.bfloat16 else 1e-6, rtol=0
                 )
         loss = (made.float() - wanted).square().mean()
         optimizer.zero_grad()
@@ -71,9 +88,7 @@ def test_it_starts_at_nothing_in_fp32_and_learns_on_every_base(block: Block, x: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_and_merged_it_gives_the_same_output(
-    block: Block, x: Tensor, kind: str, tmp_path: Path
-) -> None:
+def test_save_load_and_merge_keep_the_output(block: Block, x: Tensor, kind: str, tmp_path: Path) -> None:
     fresh, names = copy.deepcopy(block), [name for name, _ in block.named_parameters()]
     before = block(x)
     made = moved(block, KINDS[kind])(x)
@@ -109,7 +124,7 @@ def arguments() -> tuple[Tensor, Tensor, Conditions]:
     + [(kind, AdapterLayout.diffusers) for kind in ("lora", "rslora")],
 )
 @torch.no_grad()
-def test_exported_and_read_back_it_is_the_same(kind: str, layout: AdapterLayout, arguments, tmp_path: Path) -> None:
+def test_export_and_read_keep_the_output(kind: str, layout: AdapterLayout, arguments, tmp_path: Path) -> None:
     adapter = replace(KINDS[kind], targets=("attention",), rank=2)
     decoder, fresh = moved(tiny_network().decoder, adapter), tiny_network().decoder
     made = decoder(*arguments)
@@ -121,25 +136,25 @@ def test_exported_and_read_back_it_is_the_same(kind: str, layout: AdapterLayout,
 
 
 @pytest.mark.parametrize("kind", ["dora", "lokr", "loha", "oft"])
-def test_what_a_layout_cannot_hold_is_refused(block: Block, kind: str, tmp_path: Path) -> None:
+def test_unsupported_layouts_are_errors(block: Block, kind: str, tmp_path: Path) -> None:
     KINDS[kind](block, generator())
     with pytest.raises(ValueError, match="export: diffusers reads plain LoRA alone"):
         export_adapter(block, tmp_path / "lora.safetensors", AdapterLayout.diffusers)
 
 
-def test_quantised_weights_are_not_merged_into(block: Block) -> None:
-    replace(KINDS["lora"], base=Base.int8)(block, generator())
-    with pytest.raises(ValueError, match="quantised"):
+def test_merging_into_quantized_weights_is_an_error(block: Block) -> None:
+    replace(KINDS["lora"], base=BaseFormat.int8)(block, generator())
+    with pytest.raises(ValueError, match="quantized"):
         merge_adapter(block)
 
 
-def test_layers_can_have_ranks_of_their_own(block: Block) -> None:
+def test_rank_pattern_sets_the_rank_of_a_layer(block: Block) -> None:
     LoRA(rank=4, targets=TARGETS, rank_pattern={"o_proj": 2})(block, generator())
-    assert {name: layer.r["default"] for name, layer in adapted(block)} == {"q_proj": 4, "o_proj": 2}
+    assert {name: layer.r["default"] for name, layer in adapter_layers(block)} == {"q_proj": 4, "o_proj": 2}
 
 
-def test_told_so_it_is_in_bfloat16_and_still_learns(block: Block, x: Tensor) -> None:
-    replace(KINDS["lora"], base=Base.bfloat16, dtype=Kept.bfloat16)(block, generator())
+def test_bfloat16_adapter_trains(block: Block, x: Tensor) -> None:
+    replace(KINDS["lora"], base=BaseFormat.bfloat16, dtype=AdapterDtype.bfloat16)(block, generator())
     trained = [parameter for parameter in block.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in trained} == {torch.bfloat16}
     optimizer, losses = torch.optim.AdamW(trained, lr=1e-2, fused=True), []
@@ -161,11 +176,11 @@ def test_a_lora_of_xl_has_the_size_of_the_reference(targets: tuple[str, ...], ra
     assert trained / 1e6 == pytest.approx(millions, abs=0.5 if millions > 100 else 0.05)
 
 
-def test_impossible_kinds_are_refused() -> None:
+def test_impossible_settings_are_errors() -> None:
     for build, message in (
         (lambda: OFT(block=1), "adapter.block=1"),
-        (lambda: OFT(base=Base.int8), "adapter.base=int8"),
-        (lambda: LoRA(dora=True, base=Base.nf4), "adapter.dora=true"),
+        (lambda: OFT(base=BaseFormat.int8), "adapter.base=int8"),
+        (lambda: LoRA(dora=True, base=BaseFormat.nf4), "adapter.dora=true"),
         (lambda: LoKr(factor=0), "adapter.factor=0"),
         (lambda: LoHa(rank_pattern={"x": 0}), "adapter.rank=0"),
     ):

@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, everything after a round trip, and a folder that PEFT itself reads."""
+"""LoRA: identity at the start, round trips, and folders that PEFT loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIANTS = [LoRA(rank=2, targets=("q_proj", "o_proj"), **kind) for kind in ({}, 
 
 
 @pytest.mark.parametrize("adapter", VARIANTS)
-def test_an_adapter_changes_nothing_at_first_and_trains_alone(block: Block, x: torch.Tensor, adapter: LoRA) -> None:
+def test_initial_adapter_is_identity_and_only_it_trains(block: Block, x: torch.Tensor, adapter: LoRA) -> None:
     before = block(x)
     adapter(block, generator())
     torch.testing.assert_close(block(x), before)
@@ -29,7 +29,7 @@ def test_an_adapter_changes_nothing_at_first_and_trains_alone(block: Block, x: t
     assert all("lora_" in name for name in names)
 
 
-def test_start_values_come_from_the_generator_alone(block: Block) -> None:
+def test_initialisation_depends_on_the_generator_only(block: Block) -> None:
     other = copy.deepcopy(block)
     state = torch.random.get_rng_state()
     LoRA(rank=2, targets=("q_proj",))(block, generator())
@@ -40,7 +40,7 @@ def test_start_values_come_from_the_generator_alone(block: Block) -> None:
         assert torch.equal(one, two)
 
 
-def test_peft_reads_the_folder(block: Block, x: torch.Tensor, tmp_path: Path) -> None:
+def test_peft_loads_the_folder(block: Block, x: torch.Tensor, tmp_path: Path) -> None:
     fresh = copy.deepcopy(block)
     moved(block, VARIANTS[0])
     save_adapter(block, tmp_path / "adapter", "micro")
@@ -56,7 +56,7 @@ def test_the_base_is_a_name_or_a_path_relative_to_the_adapter(block: Block, tmp_
     assert adapter_base(tmp_path / "moved" / "two") == str(tmp_path / "base")
 
 
-def test_adapters_that_name_each_other_are_refused(block: Block, tmp_path: Path) -> None:
+def test_circular_bases_are_an_error(block: Block, tmp_path: Path) -> None:
     LoRA(rank=2, targets=("q_proj",))(block, generator())
     folders = [tmp_path / "one", tmp_path / "other" / "weights"]
     for folder in folders:
@@ -67,7 +67,7 @@ def test_adapters_that_name_each_other_are_refused(block: Block, tmp_path: Path)
         Pipeline.from_pretrained(folders[0])
 
 
-def test_an_adapter_for_another_size_is_refused(block: Block, tmp_path: Path) -> None:
+def test_an_adapter_for_another_size_is_an_error(block: Block, tmp_path: Path) -> None:
     LoRA(rank=2, targets=("q_proj",))(block, generator())
     save_adapter(block, tmp_path / "adapter", "micro")
     narrow = nn.Module()
@@ -77,7 +77,7 @@ def test_an_adapter_for_another_size_is_refused(block: Block, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "message"),
     [
         ("base.json", "{}", "base.json: need"),
         ("base.json", "{", "base.json: not JSON"),
@@ -86,14 +86,14 @@ def test_an_adapter_for_another_size_is_refused(block: Block, tmp_path: Path) ->
         ("adapter_model.safetensors", "cut", "adapter_model.safetensors: not a whole safetensors file"),
     ],
 )
-def test_a_broken_file_is_named(block: Block, tmp_path: Path, name: str, text: str, says: str) -> None:
+def test_broken_files_are_errors(block: Block, tmp_path: Path, name: str, text: str, message: str) -> None:
     LoRA(rank=2, targets=("q_proj",))(block, generator())
     folder = save_adapter(block, tmp_path / "adapter", "micro")
     usual = (folder / "README.md").stat().st_mode
     assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
     (folder / name).write_text(text)
     read = adapter_base if name == "base.json" else partial(load_adapter, Block())
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         read(folder)
 
 
@@ -101,6 +101,6 @@ def test_a_broken_file_is_named(block: Block, tmp_path: Path, name: str, text: s
     ("field", "value"),
     [("rank", 0), ("alpha", float("nan")), ("dropout", 1.0), ("targets", ()), ("targets", ("nothing",))],
 )
-def test_impossible_settings_are_refused(block: Block, field: str, value: object) -> None:
+def test_invalid_decoding_settings_are_refused(block: Block, field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"adapter.{field}"):
         LoRA(**{field: value})(block, generator())

@@ -1,4 +1,4 @@
-"""Adapters of other trainers, under their names, act as their formulas say; what is no such adapter is refused."""
+"""Adapters with other trainers' names have the effect of their formulas; others are errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from acestep.adapters.bank import Bank
+from acestep.adapters.adapter_set import AdapterSet
 from acestep.adapters.read import read_adapter
-from acestep.songs.song import AdapterUse
+from acestep.songs import AdapterUse
 
 NAMES = ("q_proj", "o_proj")
 IN, OUT, RANK, ALPHA = 12, 20, 3, 6.0
@@ -101,11 +101,11 @@ def changed(delta: Callable[[str, Tensor], Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_lora_of_every_layout_is_the_same(tmp_path: Path, layout: str) -> None:
+def test_lora_of_every_layout_has_the_same_effect(tmp_path: Path, layout: str) -> None:
     tensors, settings = LAYOUTS[layout]
     module = network()
     state = torch.get_rng_state()
-    with Bank(module).using([AdapterUse(path=write(tmp_path / "a", tensors, settings), scale=0.5)]):
+    with AdapterSet(module).using([AdapterUse(path=write(tmp_path / "a", tensors, settings), scale=0.5)]):
         found = outputs(module)
     assert torch.equal(torch.get_rng_state(), state)
     expected = changed(lambda name, weight: weight + 0.5 * ALPHA / RANK * halves()[name][1] @ halves()[name][0])
@@ -113,12 +113,12 @@ def test_lora_of_every_layout_is_the_same(tmp_path: Path, layout: str) -> None:
     torch.testing.assert_close(outputs(module), outputs(network()))
 
 
-def test_dora_has_its_magnitudes(tmp_path: Path) -> None:
+def test_dora_scales_to_its_magnitudes(tmp_path: Path) -> None:
     tensors = named("layers.0.self_attn.{}", "lora_down.weight", "lora_up.weight")
     sizes = {name: torch.rand(b.shape[0]) + 0.5 for name, (_, b) in halves().items()}
     tensors |= {f"layers.0.self_attn.{name}.dora_scale": size[:, None] for name, size in sizes.items()}
     module = network()
-    with Bank(module).using([AdapterUse(path=write(tmp_path / "a", tensors))]):
+    with AdapterSet(module).using([AdapterUse(path=write(tmp_path / "a", tensors))]):
         found = outputs(module)
 
     def delta(name: str, weight: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def test_dora_has_its_magnitudes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_factored", [True, False])
-def test_lokr_multiplies_its_factors(tmp_path: Path, is_factored: bool) -> None:
+def test_lokr_adds_the_kronecker_product(tmp_path: Path, is_factored: bool) -> None:
     generator = torch.Generator().manual_seed(2)
     # What LyCORIS makes of 20 x 12 with factor -1: 4 x 5 and 3 x 4; a second factor is whole from half its size on.
     sizes, rank = {"q_proj": ((4, 3), (5, 4)), "o_proj": ((3, 4), (4, 5))}, 1
@@ -144,20 +144,20 @@ def test_lokr_multiplies_its_factors(tmp_path: Path, is_factored: bool) -> None:
     module = network()
     lora = write(tmp_path / "lora", LAYOUTS["comfy"][0])
     both = [AdapterUse(path=write(tmp_path / "a", tensors)), AdapterUse(path=lora, scale=0.1)]
-    bank = Bank(module)
-    with bank.using(both[:1]):
+    adapter_set = AdapterSet(module)
+    with adapter_set.using(both[:1]):
         torch.testing.assert_close(
             outputs(module), changed(lambda n, weight: weight + factors[n]), atol=1e-4, rtol=1e-4
         )
-    with bank.using(both):
+    with adapter_set.using(both):
         mixed = outputs(module)
-    bank.merge(both)
+    adapter_set.merge(both)
     torch.testing.assert_close(outputs(module), mixed, atol=1e-4, rtol=1e-4)
     assert type(module.layers[0].self_attn.q_proj) is nn.Linear
 
 
 @pytest.mark.parametrize(
-    ("tensors", "says"),
+    ("tensors", "message"),
     [
         ({"encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, IN)}, "which is no linear layer"),
         ({"layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, IN)}, "only one half"),
@@ -176,17 +176,21 @@ def test_lokr_multiplies_its_factors(tmp_path: Path, is_factored: bool) -> None:
         ),
     ],
 )
-def test_what_cannot_be_taken_over_is_refused(tmp_path: Path, tensors: dict[str, Tensor], says: str) -> None:
+def test_unsupported_tensors_are_errors(tmp_path: Path, tensors: dict[str, Tensor], message: str) -> None:
     module = network()
-    with pytest.raises(ValueError, match=says):
-        Bank(module).load(write(tmp_path / "a", tensors))
+    with pytest.raises(ValueError, match=message):
+        AdapterSet(module).load(write(tmp_path / "a", tensors))
     torch.testing.assert_close(outputs(module), outputs(network()))
 
 
-def test_files_that_are_no_adapters(tmp_path: Path) -> None:
+def test_files_that_are_no_adapters_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"\x80\x04")
     (tmp_path / "a.safetensors").write_bytes(b"broken")
     (tmp_path / "none").mkdir()
-    for name, says in (("a.pt", "pickled"), ("a.safetensors", "not a whole safetensors"), ("none", "no adapter there")):
-        with pytest.raises(ValueError, match=says):
+    for name, message in (
+        ("a.pt", "pickled"),
+        ("a.safetensors", "not a whole safetensors"),
+        ("none", "no adapter there"),
+    ):
+        with pytest.raises(ValueError, match=message):
             read_adapter(tmp_path / name, {})

@@ -1,4 +1,4 @@
-"""``evaluate.py`` from the command line to the page: a folder for each run of a multirun, and all that can be heard."""
+"""``evaluate.py`` from the command line to the report: multiruns, all available metrics, memory modes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from commands import call
 
 from acestep.audio.audio import read_audio
-from acestep.evaluation.joined import named_results, read_results
-from acestep.evaluation.report.html import write_comparison
-from acestep.evaluation.samples import fingerprint
-from acestep.modes import FIXED
+from acestep.evaluation.report.html import write_comparison_report
+from acestep.evaluation.results import named_results, read_results
+from acestep.evaluation.samples import pipeline_fingerprint
+from acestep.memory_modes import MEMORY_MODES
 from acestep.pipeline.pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
@@ -25,39 +25,39 @@ def few(tiny: Path) -> list[str]:
     return [f"weights={tiny}", "eval.prompts.songs=2", "schedule.steps=1", "eval.songs_in_report=0"]
 
 
-def test_every_run_of_a_multirun_says_what_it_is_and_is_not_done_twice(tiny: Path, tmp_path: Path, capfd: Captured):
+def test_runs_of_a_multirun_are_labelled_and_not_repeated(tiny: Path, tmp_path: Path, capfd: Captured):
     words = ["-m", *few(tiny), "guidance.scale=1,2", "eval.ceiling=false", f"hydra.sweep.dir={tmp_path}"]
     assert call("evaluate", *words) == 0
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     scales = {page.parent: _scale(page.parent) for page in tmp_path.glob("*/report.html")}
     assert sorted(scales.values()) == [1, 2]
     for folder, scale in scales.items():
-        line = next(line for line in told.splitlines() if line.startswith(f"{folder}: "))
+        line = next(line for line in output.splitlines() if line.startswith(f"{folder}: "))
         assert f"guidance.scale={scale} " in line
-    assert "#1" not in told, "Hydra's own lines"
+    assert "#1" not in output, "Hydra's own lines"
     assert call("evaluate", *words) == 0
-    told = capfd.readouterr().err.splitlines()
-    assert told == [f"{folder}: finished before" for folder in sorted(scales, key=scales.__getitem__)]
+    output = capfd.readouterr().err.splitlines()
+    assert output == [f"{folder}: finished before" for folder in sorted(scales, key=scales.__getitem__)]
 
 
 def _scale(folder: Path) -> int:
     return json.loads((folder / "run.json").read_text())["config"]["guidance"]["scale"]
 
 
-def test_all_that_can_be_heard_is_and_what_is_missing_is_told_once(tiny: Path, tmp_path: Path, capfd: Captured):
+def test_available_metrics_run_and_missing_ones_are_listed_once(tiny: Path, tmp_path: Path, capfd: Captured):
     assert call("evaluate", *few(tiny), "metrics=available", f"out={tmp_path}") == 0
-    told = capfd.readouterr()
-    missing = [line for line in told.err.splitlines() if line.startswith("left out: ")]
+    output = capfd.readouterr()
+    missing = [line for line in output.err.splitlines() if line.startswith("left out: ")]
     assert len({line.partition(": ")[2].partition(": ")[2] for line in missing}) == len(missing) > 3
     assert next(line for line in missing if "laion_clap=" in line).startswith("left out: clap, fad, fad_song, kad,")
     summary = json.loads((tmp_path / "summary.json").read_text())
-    heard = {column.partition(".")[0] for column in summary["cells"][0]["scores"]}
-    assert {"tempo", "key", "duration", "signal", "adherence"} <= heard
-    assert "fad_mel" in told.out
+    scored = {column.partition(".")[0] for column in summary["cells"][0]["scores"]}
+    assert {"tempo", "key", "duration", "signal", "adherence"} <= scored
+    assert "fad_mel" in output.out
     assert (tmp_path / "report.html").is_file()
 
 
-def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path: Path, capfd: Captured):
+def test_int8_songs_are_separate_files_close_to_the_full_ones(tiny: Path, tmp_path: Path, capfd: Captured):
     words = [*few(tiny), "eval.ceiling=false", "metrics.kad=null", "metrics.coverage=null", f"out={tmp_path}"]
     paths, records, titles = {}, {}, []
     for mode in ("full", "int8"):
@@ -74,7 +74,10 @@ def test_8_bits_make_songs_of_their_own_near_the_full_ones(tiny: Path, tmp_path:
         assert 0 < (near - song).norm() / song.norm() < 0.1
     capfd.readouterr()
     assert call("evaluate", *words, "memory=auto") == 1
-    assert "error: memory=auto: need full, offload, int8, int8_offload or fp8; what is free" in capfd.readouterr().err
+    assert (
+        "error: memory=auto: need full, offload, int8, int8_offload or fp8; auto depends on the memory that is free"
+        in capfd.readouterr().err
+    )
 
 
 def _title(report: Path) -> str:
@@ -87,15 +90,15 @@ def test_a_report_of_several_modes_names_each(tiny: Path, tmp_path: Path):
     folders = [page.parent for page in (tmp_path / "runs").glob("*/report.html")]
     names = list(named_results(folders))
     assert [name.endswith(", memory=int8") for name in names] == [
-        read_results(f).setting.memory == "int8" for f in folders
+        read_results(f).info.memory == "int8" for f in folders
     ]
     assert sorted(name.count("memory=int8") for name in names) == [0, 1]
-    write_comparison(folders, tmp_path / "joined", songs=1)
+    write_comparison_report(folders, tmp_path / "joined", songs=1)
     assert ", memory=int8" in (tmp_path / "joined" / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_is_stored_otherwise_has_another_fingerprint(tiny: Path):
-    found = {mode.value: fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in FIXED}
+def test_quantized_pipelines_have_another_fingerprint(tiny: Path):
+    found = {mode.value: pipeline_fingerprint(Pipeline.from_pretrained(tiny, memory=mode)) for mode in MEMORY_MODES}
     assert found["full"] == found["offload"], "offloading changes no number"
     assert found["int8"] == found["int8_offload"]
     assert len(set(found.values())) == 3

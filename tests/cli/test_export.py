@@ -1,4 +1,4 @@
-"""``merge`` and ``export`` as a person uses them: what comes out does in other programs what the adapter did here."""
+"""``merge`` and ``export``: results are equivalent to the adapter, also in diffusers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from acestep.__main__ import main
-from acestep.adapters import OFT, Adapter, Base, LoHa, LoKr, LoRA, save_adapter
+from acestep.adapters import OFT, Adapter, BaseFormat, LoHa, LoKr, LoRA, save_adapter
 from acestep.models.acestep import AceStep
 from acestep.pipeline.build import build_network
 from acestep.types import Conditions
@@ -24,7 +24,7 @@ KINDS = {
     "lokr": LoKr(rank=2),
     "loha": LoHa(rank=2),
     "oft": OFT(block=2),
-    "lora on int8": LoRA(rank=2, base=Base.int8),
+    "lora on int8": LoRA(rank=2, base=BaseFormat.int8),
 }
 
 
@@ -53,7 +53,7 @@ def adapted(tiny: Path, folder: Path, adapter: Adapter) -> AceStep:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_merged_it_is_a_checkpoint_that_gives_the_same(
+def test_a_merged_checkpoint_is_equivalent_to_the_adapter(
     tiny: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     carried, target = adapted(tiny, tmp_path / "adapter", KINDS[kind]), tmp_path / "whole"
@@ -64,14 +64,14 @@ def test_merged_it_is_a_checkpoint_that_gives_the_same(
     made = carried.velocity(*inputs)
     assert not torch.allclose(made, plain.velocity(*inputs), atol=1e-2)
     # What was trained on 8 bits is merged into the weights before they were rounded.
-    near = 0.05 if KINDS[kind].base is Base.int8 else 1e-4
+    near = 0.05 if KINDS[kind].base is BaseFormat.int8 else 1e-4
     torch.testing.assert_close(whole.velocity(*inputs), made, atol=near, rtol=0)
     there, here = (open_checkpoint(path).network for path in (tiny, target))
     assert {name: tensor.dtype for name, tensor in here.items()} == {name: t.dtype for name, t in there.items()}
 
 
 @torch.no_grad()
-def test_half_an_adapter_is_half_of_it(tiny: Path, tmp_path: Path) -> None:
+def test_scale_scales_the_merged_difference(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     adapted(tiny, folder, LORA)
     assert main(["merge", str(folder), str(tmp_path / "whole")]) == 0
@@ -82,7 +82,7 @@ def test_half_an_adapter_is_half_of_it(tiny: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_diffusers_loads_the_exported_lora_and_agrees(tiny: Path, tmp_path: Path) -> None:
+def test_diffusers_gives_equal_results_with_the_exported_lora(tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers", reason="a development dependency")
     from diffusers import AceStepPipeline
 
@@ -102,7 +102,7 @@ def test_diffusers_loads_the_exported_lora_and_agrees(tiny: Path, tmp_path: Path
     assert not torch.allclose(before, made, atol=1e-2)
 
 
-def test_an_export_reads_sizes_alone_and_writes_every_layer(tiny: Path, tmp_path: Path) -> None:
+def test_an_export_has_every_layer(tiny: Path, tmp_path: Path) -> None:
     network, file = adapted(tiny, tmp_path / "adapter", KINDS["lokr"]), tmp_path / "lokr.safetensors"
     assert main(["export", str(tmp_path / "adapter"), str(file), "--to", "comfyui"]) == 0
     names = {name.rpartition(".lokr")[0] for name in load_file(file) if ".lokr" in name}
@@ -120,7 +120,7 @@ def test_an_export_reads_sizes_alone_and_writes_every_layer(tiny: Path, tmp_path
         (["merge", "{nothing}", "{new}"], "no adapter there"),
     ],
 )
-def test_a_wrong_place_is_one_sentence(
+def test_invalid_paths_are_one_line_errors(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     places = {name: tmp_path / name for name in ("adapter", "bare", "nothing", "there", "new")}

@@ -1,4 +1,4 @@
-"""``infer.py`` as a person uses it: a file and its sidecar, the same bytes again, one sentence for what cannot be."""
+"""``infer.py`` for one song: audio file and sidecar, reproducibility, one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from acestep.cli.progress import song_bar, stepping
+from acestep.cli.terminal import on_step_progress, song_progress
 from acestep.flow.solvers import steps_between
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_a_song_and_its_sidecar(run: Run, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_sidecar_gives_the_same_bytes_and_takes_changes(run: Run, tmp_path: Path) -> None:
+def test_a_sidecar_gives_the_same_bytes_and_can_be_overridden(run: Run, tmp_path: Path) -> None:
     run("song.caption=a ${b}", "song.seconds=1.16", "guidance.scale=3", "schedule.steps=1", "out=a.flac")
     run("from=a.json", "out=b.flac", weights=None)
     assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
@@ -79,7 +79,7 @@ def test_a_sidecar_gives_the_same_bytes_and_takes_changes(run: Run, tmp_path: Pa
     assert (tmp_path / "a.flac").read_bytes() != (tmp_path / "c.flac").read_bytes()
 
 
-def test_a_preset_sets_every_part_also_of_a_sidecars_song(run: Run, tmp_path: Path) -> None:
+def test_a_preset_overrides_every_sampler_part_of_a_sidecar(run: Run, tmp_path: Path) -> None:
     run("schedule.steps=1", "out=a.flac")
     run("from=a.json", "sampler=upstream", "schedule.steps=2", "clean_last=true", "out=b.flac", weights=None)
     first, second = (json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in "ab")
@@ -89,12 +89,12 @@ def test_a_preset_sets_every_part_also_of_a_sidecars_song(run: Run, tmp_path: Pa
     assert second["song"] == first["song"]
 
 
-def test_weights_that_changed_are_noticed(run: Run, tmp_path: Path) -> None:
+def test_changed_weights_are_refused(run: Run, tmp_path: Path) -> None:
     run("out=a.flac")
     sidecar = json.loads((tmp_path / "a.json").read_text())
     sidecar["settings"]["weights_sha256"] = "0" * 64
     (tmp_path / "a.json").write_text(json.dumps(sidecar))
-    assert "changed since that song was made" in _refusal(run, "from=a.json", "out=b.flac", weights=None)
+    assert "changed since that song was generated" in _refusal(run, "from=a.json", "out=b.flac", weights=None)
     run("from=a.json", "out=b.flac")
 
 
@@ -106,7 +106,7 @@ def test_lyrics_from_a_file_and_a_name_from_the_caption(run: Run, tmp_path: Path
     assert (tmp_path / "out" / "warm-soft-piano-3.flac").is_file()
 
 
-def test_files_are_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
+def test_files_are_not_overwritten_by_default(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("mine")
     assert _refusal(run, "out=a.flac") == "error: out=a.flac: a.json exists; name another, or add overwrite=true"
     assert (tmp_path / "a.json").read_text() == "mine"
@@ -148,7 +148,7 @@ def test_files_are_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
         (["out=list.json/a.flac"], "list.json is a file, not a folder"),
     ],
 )
-def test_one_sentence_for_what_cannot_be(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_one_line_errors(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
     (tmp_path / "list.json").write_text("[]")
     assert says in _refusal(run, *arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.json"]
@@ -167,7 +167,7 @@ def test_one_sentence_for_what_cannot_be(run: Run, tmp_path: Path, arguments: li
         ({"colour": "red"}, "settings.colour is no setting of infer.py"),
     ],
 )
-def test_a_broken_sidecar_is_one_sentence(
+def test_an_invalid_sidecar_is_a_one_line_error(
     run: Run, tiny: Path, tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
     settings = {"weights": str(tiny), "song": {"seconds": 1.16}, "device": "cpu", **change}
@@ -175,7 +175,7 @@ def test_a_broken_sidecar_is_one_sentence(
     assert says in _refusal(run, "from=a.json", "out=b.flac", weights=None)
 
 
-def test_the_script_in_a_process_of_its_own(tiny: Path, tmp_path: Path) -> None:
+def test_the_script_in_a_subprocess(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "infer.py"), f"weights={tiny}", "song.seconds=9", "out=a.flac"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -184,12 +184,10 @@ def test_the_script_in_a_process_of_its_own(tiny: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: song.seconds=9: this checkpoint makes 0.2 to 4 s")
 
 
-def test_a_terminal_shows_how_far_a_song_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_shows_the_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(songs: int) -> str:
-        with song_bar(songs, before=songs - 1) as moved:
-            stepping(moved, songs - 1, 1)(steps_between(torch.tensor([1.0, 0.5, 0.0]))[1])
+        with song_progress(songs, before=songs - 1) as moved:
+            on_step_progress(moved, songs - 1, 1)(steps_between(torch.tensor([1.0, 0.5, 0.0]))[1])
         return capsys.readouterr().err
 
     assert not shown(1)

@@ -1,4 +1,4 @@
-"""Many songs from a list: what is made, what is refused and why, and how a stopped list goes on."""
+"""``infer.py`` for lists of songs: invalid entries, resuming, file formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import yaml
 
-from acestep.songs.lists import check_name, read_songs, request_of
+from acestep.songs.lists import check_name, parse_request, read_songs
 
 Run = Callable[..., tuple[int | str, list[str]]]
 
@@ -24,8 +24,8 @@ def _write(path: Path, songs: list[Any]) -> Path:
     return path
 
 
-def _hostile(folder: Path) -> list[tuple[Any, str]]:
-    """Songs that cannot be made, each with the field that its refusal has to name."""
+def _invalid_songs(folder: Path) -> list[tuple[Any, str]]:
+    """Invalid songs, each with the field that the error must name."""
     soundfile.write(folder / "empty.wav", np.zeros((0, 2)), 48_000)
     soundfile.write(folder / "short.wav", np.zeros((100, 2)), 48_000)
     soundfile.write(folder / "nan.wav", np.full((48_000, 1), np.nan, np.float32), 48_000, subtype="FLOAT")
@@ -118,8 +118,8 @@ def _hostile(folder: Path) -> list[tuple[Any, str]]:
     return cases
 
 
-def test_hostile_songs_are_each_refused_with_their_field(run: Run, tmp_path: Path) -> None:
-    cases = _hostile(tmp_path)
+def test_invalid_songs_are_refused_with_the_field(run: Run, tmp_path: Path) -> None:
+    cases = _invalid_songs(tmp_path)
     assert len({json.dumps(song) for song, _ in cases}) == len(cases) >= 200
     good = [
         {
@@ -141,17 +141,17 @@ def test_hostile_songs_are_each_refused_with_their_field(run: Run, tmp_path: Pat
         assert field in failed[number], (song, failed[number])
         assert len(failed[number]) < 400 + 300, song
         assert failed[number].isprintable(), song
-    assert lines[-1].startswith(f"3 made, 0 there before, {len(cases)} failed")
+    assert lines[-1].startswith(f"3 generated, 0 already there, {len(cases)} failed")
     made = {f"{song['name']}.{suffix}" for song in good for suffix in ("flac", "json")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == made
     assert set(tmp_path.rglob("*")) - before == {listed, tmp_path / "out", *(tmp_path / "out").iterdir()}
 
 
-def test_a_stopped_list_goes_on_and_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
+def test_an_interrupted_list_resumes_and_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     songs = [{"caption": "One, two!", "seed": 3}, {"name": "b.wav", "seconds": 0.8}, {"name": "B", "seed": 1}]
     listed = _write(tmp_path / "songs.jsonl", songs)
     status, lines = run(f"songs={listed}", "out=out", "format=ogg", "keep_latents=true")
-    assert (status, lines[-1][:37]) == (3, "2 made, 0 there before, 1 failed, in ")
+    assert (status, lines[-1][:43]) == (3, "2 generated, 0 already there, 1 failed, in ")
     assert "an earlier song of the list has it" in lines[-2]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"0001-one-two-3.ogg", "0001-one-two-3.latents.safetensors", "b.wav", "b.json"} <= names
@@ -159,7 +159,7 @@ def test_a_stopped_list_goes_on_and_nothing_is_overwritten(run: Run, tmp_path: P
 
     (tmp_path / "out" / "b.wav").unlink()  # as if it had been stopped between the sidecar and the song
     status, lines = run(f"songs={listed}", "out=out", "format=ogg")
-    assert lines[-1].startswith("1 made, 1 there before, 1 failed")
+    assert lines[-1].startswith("1 generated, 1 already there, 1 failed")
     assert (tmp_path / "out" / "b.wav").read_bytes() == first
     status, lines = run("from=out/b.json", "out=again.wav")
     assert (status, (tmp_path / "again.wav").read_bytes()) == (0, first)
@@ -170,11 +170,11 @@ def test_a_stopped_list_goes_on_and_nothing_is_overwritten(run: Run, tmp_path: P
     assert "exists and is another song" in lines[-2]
     assert (tmp_path / "out" / "b.wav").read_bytes() == first
     status, lines = run(f"songs={listed}", "out=out", "format=ogg", "overwrite=true")
-    assert (status, lines[-1][:8]) == (0, "2 made, ")
+    assert (status, lines[-1][:8]) == (0, "2 genera")
     assert (tmp_path / "out" / "b.wav").read_bytes() != first
 
 
-def test_what_a_sidecar_names_is_looked_at_again(run: Run, tmp_path: Path) -> None:
+def test_changed_source_files_are_refused(run: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 0.1 * np.ones((48_000, 1)), 48_000)
     assert run("song.task=cover", "song.source=a.wav", "out=b.mp3")[0] == 0
     assert run("from=b.json", "out=c.mp3")[0] == 0
@@ -198,7 +198,7 @@ def test_what_a_sidecar_names_is_looked_at_again(run: Run, tmp_path: Path) -> No
         (["songs=one.jsonl", "memory=little"], "memory=little: use auto or"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_one_sentence(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_an_unreadable_list_is_a_one_line_error(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "one.jsonl").write_text("{}")
     (tmp_path / "broken.yaml").write_text("- [")
@@ -211,7 +211,7 @@ def test_a_list_that_cannot_be_read_is_one_sentence(run: Run, tmp_path: Path, ar
     assert not (tmp_path / "out").exists()
 
 
-def test_every_format_says_the_same(tmp_path: Path) -> None:
+def test_all_formats_give_equal_requests(tmp_path: Path) -> None:
     songs = [{"caption": "a, b", "bpm": 120, "seconds": 2.5, "references": ["x.wav", "y.wav"]}, {"lyrics": "la\nla"}]
     _write(tmp_path / "a.jsonl", songs)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(songs))
@@ -233,17 +233,15 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
     assert all(other == first for other in others)
 
 
-def test_cells_and_names() -> None:
-    asked = request_of({"adapters": "a*0.5; b", "seed": "7", "key": ""}, Path("in"), is_text=True)
-    assert [(use.path, use.scale) for use in asked.adapters] == [("in/a", 0.5), ("in/b", 1.0)]
-    assert (asked.seed, asked.key) == (7, None)
+def test_csv_cells_and_file_names() -> None:
+    request = parse_request({"adapters": "a*0.5; b", "seed": "7", "key": ""}, Path("in"), is_text=True)
+    assert [(use.path, use.scale) for use in request.adapters] == [("in/a", 0.5), ("in/b", 1.0)]
+    assert (request.seed, request.key) == (7, None)
     for name in ("song", "Lied 7.flac", "歌", "🎵"):
         check_name(name)
 
 
-def test_adapters_of_a_list_are_switched_song_by_song_or_merged_for_all(
-    run: Run, tmp_path: Path, adapters: list[str]
-) -> None:
+def test_adapters_are_switched_per_song_or_merged_for_all(run: Run, tmp_path: Path, adapters: list[str]) -> None:
     songs = [{"name": "a"}, {"name": "b", "adapters": [{"path": adapters[1], "scale": 0.5}]}, {"name": "c"}]
     listed = _write(tmp_path / "songs.jsonl", songs)
     shared = f"adapters=[{adapters[0]}]"
@@ -252,7 +250,7 @@ def test_adapters_of_a_list_are_switched_song_by_song_or_merged_for_all(
     assert first == third != other
     status, lines = run(f"songs={listed}", shared, "merge=true", "out=merged")
     assert (status, "adapters=" in lines[-2], "merged" in lines[-2]) == (3, True, True)
-    assert lines[-1].startswith("2 made, 0 there before, 1 failed")
+    assert lines[-1].startswith("2 generated, 0 already there, 1 failed")
     assert run("from=merged/a.json", "out=again.flac")[0] == 0
     assert (tmp_path / "again.flac").read_bytes() == (tmp_path / "merged" / "a.flac").read_bytes()
     assert run("merge=true", "out=d.flac")[0].startswith("error: merge=true: there are no adapters to merge")

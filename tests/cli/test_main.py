@@ -1,4 +1,4 @@
-"""``python -m acestep`` as a person uses it."""
+"""Commands of ``python -m acestep``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from acestep.__main__ import SOME_SKIPPED, main
+from acestep.__main__ import main
+from acestep.cli.preprocess import SOME_SKIPPED
 from acestep.data import LatentStore
+from acestep.data.store import read_rows
 from acestep.weights.open import open_checkpoint
 
 
@@ -26,7 +28,7 @@ def songs(tmp_path: Path) -> Path:
 def test_preprocess_then_again(songs: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["preprocess", str(songs), str(tmp_path / "store"), "--weights", str(tiny)]
     assert main(command) == 0
-    assert "1 songs stored (1 s), 0 there before, 0 skipped" in capsys.readouterr().out
+    assert "1 songs stored (1 s), 0 already there, 0 skipped" in capsys.readouterr().out
     assert LatentStore(tmp_path / "store").song(0).caption == "silence"
 
     (songs / "b.wav").write_text("no audio", encoding="utf-8")
@@ -36,7 +38,7 @@ def test_preprocess_then_again(songs: Path, tiny: Path, tmp_path: Path, capsys: 
     assert (counts["stored"], counts["kept"], [skip["file"] for skip in counts["skipped"]]) == (0, 1, ["b.wav"])
 
 
-def test_a_check_tells_all_problems_and_writes_no_store(
+def test_check_lists_all_problems_and_writes_no_store(
     songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (songs / "b.wav").write_text("no audio", encoding="utf-8")
@@ -55,10 +57,10 @@ def test_workers_find_the_weights(songs: Path, tiny: Path, tmp_path: Path) -> No
     assert main(["preprocess", str(songs), str(tmp_path / "store"), "--weights", str(tiny), "--workers", "1"]) == 0
 
 
-def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
+def test_preprocess_reads_the_output_of_synth(tiny: Path, tmp_path: Path) -> None:
     assert main(["synth", str(tmp_path / "world"), "--songs", "2", "--seed", "3"]) == 0
     assert main(["preprocess", str(tmp_path / "world"), str(tmp_path / "store"), "--weights", str(tiny)]) == 0
-    row = LatentStore(tmp_path / "store").row(0)
+    row = read_rows(tmp_path / "store")[0]
     assert row["caption"]
     assert row["bpm"]
     assert json.loads(row["truth"])
@@ -78,13 +80,13 @@ def test_synth_writes_what_preprocess_reads(tiny: Path, tmp_path: Path) -> None:
         (["bench", "memory", "--songs", "0"], "songs=0: need at least 1"),
         (["bench", "memory", "--steps", "0"], "steps=0: need at least 1"),
         (["bench", "memory", "--model", "foo"], "model=foo: not in configs/model"),
-        (["bench", "memory", "--model", "micro", "--steps", "2"], "steps=2: decides nothing with --model"),
-        (["bench", "memory", "--experiment", "xl_lora", "--songs", "2"], "songs=2: decides nothing with --experiment"),
+        (["bench", "memory", "--model", "micro", "--steps", "2"], "steps=2: has no effect with --model"),
+        (["bench", "memory", "--experiment", "xl_lora", "--songs", "2"], "songs=2: has no effect with --experiment"),
         (["bench", "data", "--songs", "0"], "songs=0: need at least 1"),
         (["bench", "data", "--workers", "-1"], "workers=-1: need at least 0"),
     ],
 )
-def test_a_wrong_input_is_one_sentence(
+def test_invalid_arguments_are_one_line_errors(
     songs: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -96,7 +98,7 @@ def test_a_wrong_input_is_one_sentence(
     assert "\n" not in error
 
 
-def test_a_folder_where_nothing_can_be_used_is_an_error(
+def test_a_folder_without_usable_songs_is_an_error(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "songs").mkdir()

@@ -1,4 +1,4 @@
-"""A run becomes a folder for the Hub that loads, says what it is, and holds no path of the machine it was made on."""
+"""A published folder loads as a checkpoint, has a model card, and holds no path of the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 Captured = pytest.CaptureFixture[str]
 
 
-def test_a_run_becomes_a_folder_for_the_hub(small_run: Path, tmp_path: Path, capfd: Captured) -> None:
+def test_a_published_folder_loads_and_has_a_card(small_run: Path, tmp_path: Path, capfd: Captured) -> None:
     out = tmp_path / "hub"
     assert (
         call("acestep", "publish", str(small_run), "--out", str(out), "--name", "mine", "--licence", "cc-by-4.0") == 0

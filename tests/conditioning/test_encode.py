@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.conditioning.encode import Conditioner, tiled
-from acestep.conditioning.prompt import render
+from acestep.conditioning.encode import Conditioner, tile_silence
+from acestep.conditioning.prompt import render_prompt
 from acestep.models.language import TextEncoder
-from acestep.types import Song
+from acestep.songs import Song
 
 SONGS = [Song(caption="a", lyrics="la"), Song(caption="a longer caption", lyrics="[verse]\nla la la", seconds=2.0)]
 
@@ -53,7 +53,7 @@ def test_one_length_for_each_song(conditioner: Conditioner) -> None:
         conditioner.encode(SONGS, [3])
 
 
-def test_padding_is_encoded_where_asked(conditioner: Conditioner) -> None:
+def test_padding_is_encoded_on_request(conditioner: Conditioner) -> None:
     zeros, filled = conditioner.encode(SONGS, [1, 1]), replace(conditioner, encode_padding=True).encode(SONGS, [1, 1])
     mask = zeros.text_mask
     assert torch.equal(mask, filled.text_mask)
@@ -64,8 +64,8 @@ def test_padding_is_encoded_where_asked(conditioner: Conditioner) -> None:
 
 def test_silence_is_repeated_where_it_is_too_short() -> None:
     silence = torch.arange(3.0).reshape(1, 3, 1)
-    assert tiled(silence, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert tiled(silence, 0).shape == (1, 0, 1)
+    assert tile_silence(silence, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert tile_silence(silence, 0).shape == (1, 0, 1)
 
 
 def test_truncation_keeps_the_end_token(tiny: Path) -> None:
@@ -79,17 +79,17 @@ def test_truncation_keeps_the_end_token(tiny: Path) -> None:
     assert encoder.count_tokens(long) == len(long) + 1
 
 
-def test_the_end_token_comes_twice(text_encoder: TextEncoder) -> None:
+def test_the_end_token_occurs_twice(text_encoder: TextEncoder) -> None:
     """Once from the template, once from the tokenizer, as the published one does."""
-    ids = text_encoder.tokenizer.encode(render(SONGS[0]).lyrics).ids
+    ids = text_encoder.tokenizer.encode(render_prompt(SONGS[0]).lyrics).ids
     assert ids[-2:] == [text_encoder.pad_id] * 2
 
 
-def test_states_are_kept_but_do_not_outlive_a_change_of_type(text_encoder: TextEncoder, tiny: Path) -> None:
+def test_states_are_cached_but_not_across_a_change_of_dtype(text_encoder: TextEncoder, tiny: Path) -> None:
     encoder = TextEncoder(tiny / "text_encoder")
-    first, _ = encoder.states(["kept"])
-    assert torch.equal(encoder.states(["kept"])[0], first)
-    assert encoder.to(torch.float64).states(["kept"])[0].dtype is torch.float64
+    first, _ = encoder.states(["cached"])
+    assert torch.equal(encoder.states(["cached"])[0], first)
+    assert encoder.to(torch.float64).states(["cached"])[0].dtype is torch.float64
 
 
 def test_the_encoder_stays_frozen(tiny: Path) -> None:

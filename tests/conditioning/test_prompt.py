@@ -1,9 +1,9 @@
-"""A song's words as the networks read them."""
+"""Songs rendered as prompts."""
 
 from __future__ import annotations
 
-from acestep.conditioning.prompt import render
-from acestep.types import Song
+from acestep.conditioning.prompt import render_prompt
+from acestep.songs import Song
 
 
 def test_a_full_song() -> None:
@@ -16,7 +16,7 @@ def test_a_full_song() -> None:
         key="C major",
         time_signature="4",
     )
-    prompt = render(song)
+    prompt = render_prompt(song)
     assert prompt.text == (
         "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n# Caption\nwarm piano\n\n"
         "# Metas\n- bpm: 90\n- timesignature: 4\n- keyscale: C major\n- duration: 8 seconds\n<|endoftext|>\n"
@@ -25,11 +25,11 @@ def test_a_full_song() -> None:
 
 
 def test_an_empty_song_is_an_instrumental_of_unknown_metadata() -> None:
-    prompt = render(Song(lyrics=" \n"))
+    prompt = render_prompt(Song(lyrics=" \n"))
     assert prompt.lyrics.endswith("# Lyric\n[Instrumental]<|endoftext|>")
     assert "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 30 seconds\n" in prompt.text
 
 
 def test_a_formatted_prompt_as_caption_is_reduced_to_its_caption() -> None:
-    inner = render(Song(caption="the caption"))
-    assert render(Song(caption=inner.text)) == inner
+    inner = render_prompt(Song(caption="the caption"))
+    assert render_prompt(Song(caption=inner.text)) == inner

@@ -11,30 +11,30 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from acestep.adapters import Adapter
-from acestep.config import registry
-from acestep.config.help import is_for
+from acestep.config import schema
+from acestep.config.help import is_option_for
 from acestep.config.run import CONFIGS, build
 from acestep.config.run_dir import identity
-from acestep.data import Crop, TaskMix, Words
+from acestep.data import Crop, CropText, TaskMix
 from acestep.data.captions import ShuffleTags
 from acestep.flow import FlowMatching, LogitNormal, LogitNormalMax, MinSNR
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.dit import Padding
-from acestep.training.fit import Start
+from acestep.training.fit import NetworkInit
 from acestep.training.tasks import Conditioning
 
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if is_for(path, "train"))
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if is_option_for(path, "train"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 TRAINING = ("timesteps", "weighting", "objective", "optimizer", "lr", "trainer", "adapter", "data")
 SAMPLING = ("schedule", "solver", "guidance", "correction", "clamp", "smoothing")
 NEEDED = {"custom": ["schedule.timesteps=[1.0,0.5,0.0]"], "turbo_custom": ["schedule.timesteps=[1.0,0.5]"]}
 GROUPS = TRAINING + SAMPLING
-OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONFIGS / g).glob("*.yaml")) if p.stem != "own"]
+OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONFIGS / g).glob("*.yaml")) if p.stem != "checkpoint"]
 
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    registry.register()
+    schema.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         yield
 
@@ -47,7 +47,7 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
 def test_an_experiment_composes_and_its_parts_build(experiment: str) -> None:
     cfg = composed([f"experiment={experiment}"])
     assert cfg.name == experiment
-    assert isinstance(cfg.network, Start)
+    assert NetworkInit(cfg.network)
     for group in ("objective", "optimizer", "lr", "data", "trainer", "adapter"):
         build(cfg[group])
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def test_upstreams_trainer_is_a_preset_that_goes_on_top_of_an_experiment() -> No
     cfg = composed(["experiment=[micro_sft,upstream_v1_5_trainer]"])
     assert (cfg.trainer.max_steps, cfg.data.batch_size, cfg.model.hidden_size) == (1800, 8, 160)
     data, task, objective = build(cfg.data), build(cfg.task), build(cfg.objective)
-    assert (data.crop_frames, data.crop, data.words, data.frozen) == (6000, Crop.head, Words.whole, True)
+    assert (data.crop_frames, data.crop, data.words, data.frozen) == (6000, Crop.head, CropText.whole, True)
     assert task.conditioning is Conditioning.upstream_v1_5_trainer
     assert not objective.masked
     assert objective.dropout.rate == 0.15

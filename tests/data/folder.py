@@ -1,7 +1,9 @@
-"""Small folders of songs, and an autoencoder that costs nothing, for the tests of this room."""
+"""Small folders of songs and a trivial autoencoder, for the tests of ``acestep.data``."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from acestep.data import LatentStore
+from acestep.data.store import read_rows
 from acestep.types import Posterior
 
 RATE = 8_000
@@ -17,7 +21,7 @@ HOP = 320
 
 
 class Means(nn.Module):
-    """Latents are four weighted averages of each frame; honours the ``Autoencoder`` protocol."""
+    """Latents are four weighted averages of each frame; implements the ``Autoencoder`` protocol."""
 
     sample_rate = RATE
     hop = HOP
@@ -40,14 +44,14 @@ class Means(nn.Module):
 
 
 class Dying(Means):
-    """Ends its process, as the kernel does when memory runs out."""
+    """Exits its process, as the kernel does when memory runs out."""
 
     def encode(self, audio: Tensor) -> Posterior:
         os._exit(9)
 
 
 class Counting(Means):
-    """Leaves a line in ``log`` for every song that it encodes."""
+    """Appends a line to ``log`` for every song that it encodes."""
 
     def __init__(self, log: Path) -> None:
         super().__init__()
@@ -68,3 +72,15 @@ def write_songs(folder: Path, count: int, rate: int = RATE, channels: int = 2, s
         soundfile.write(folder / f"song{number:02d}.wav", samples, rate)
         (folder / f"song{number:02d}.txt").write_text(f"caption {number}", encoding="utf-8")
     return folder
+
+
+def content_hash(folder: Path) -> str:
+    """A hash of every row of a store, whatever its order and its division into shards."""
+    store, hashes = LatentStore(folder), []
+    rows = {row["source"]: row for row in read_rows(folder)}
+    for index, name in enumerate(store.column("source")):
+        digest = hashlib.sha256(json.dumps(rows[name], sort_keys=True).encode())
+        for array in store.latents(index):
+            digest.update(array.numpy().tobytes())
+        hashes.append(digest.hexdigest())
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()

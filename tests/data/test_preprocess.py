@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from data.folder import HOP, RATE, Dying, Means, write_songs
+from data.folder import HOP, RATE, Dying, Means, content_hash, write_songs
 from tiny import OOBLECK
 
 from acestep.audio.audio import Audio, read_audio
 from acestep.data import LatentStore, autoencoder_settings
-from acestep.data.encode import TiledEncoder, fitted
-from acestep.data.files import file_hash
+from acestep.data.encode import TiledEncoder, convert_audio
 from acestep.data.preprocess import Outcome, Preprocess
-from acestep.data.store import content_hash
+from acestep.data.store import read_rows
+from acestep.files import file_hash
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 
 
 def rows(store: Path) -> dict[str, dict[str, object]]:
-    opened = LatentStore(store)
-    return {row["source"]: row for row in map(opened.row, range(len(opened)))}
+    return {row["source"]: row for row in read_rows(store)}
 
 
-def test_a_stored_song_is_what_the_autoencoder_says(tmp_path: Path) -> None:
+def test_a_stored_song_is_the_autoencoders_output(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", 3)
     facts = {"bpm": 100, "key": "C major", "language": "en", "truth": {"drums": "none"}}
     (songs / "song01.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -39,7 +38,7 @@ def test_a_stored_song_is_what_the_autoencoder_says(tmp_path: Path) -> None:
     mean, scale = store.latents(1)
     np.testing.assert_array_equal(mean, expected.mean[0].detach().half().numpy())
     np.testing.assert_array_equal(scale, expected.scale[0].detach().half().numpy())
-    row = store.row(1)
+    row = rows(tmp_path / "store")["song01.wav"]
     assert (row["caption"], row["bpm"], row["key"], row["language"]) == ("caption 1", 100, "C major", "en")
     assert json.loads(row["truth"]) == {"drums": "none"}
     assert row["seconds"] == pytest.approx(1.2)
@@ -53,14 +52,14 @@ def test_workers_make_the_same_store(tmp_path: Path) -> None:
     assert content_hash(tmp_path / "store0") == content_hash(tmp_path / "store2")
 
 
-def test_a_dead_worker_is_told(tmp_path: Path) -> None:
+def test_a_dead_worker_is_reported(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", 1)
     with pytest.raises(ValueError, match="workers=1: a worker process died"):
         Preprocess(workers=1)(songs, tmp_path / "store", Dying)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
-def test_a_stopped_run_goes_on_to_the_same_store(tmp_path: Path, stop: int) -> None:
+def test_an_interrupted_run_continues_to_the_same_store(tmp_path: Path, stop: int) -> None:
     songs = write_songs(tmp_path / "songs", 10)
     run = Preprocess(shard_songs=3)
     run(songs, tmp_path / "whole", Means)
@@ -77,7 +76,7 @@ def test_a_stopped_run_goes_on_to_the_same_store(tmp_path: Path, stop: int) -> N
     assert content_hash(tmp_path / "store") == content_hash(tmp_path / "whole")
 
 
-def test_a_second_run_takes_up_only_what_changed(tmp_path: Path) -> None:
+def test_a_second_run_encodes_only_what_changed(tmp_path: Path) -> None:
     songs, store = write_songs(tmp_path / "songs", 4), tmp_path / "store"
     run = Preprocess(shard_songs=2)
     run(songs, store, Means)
@@ -99,8 +98,8 @@ def test_a_second_run_takes_up_only_what_changed(tmp_path: Path) -> None:
 def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     songs, store = write_songs(tmp_path / "songs", 3), tmp_path / "store"
     read: list[str] = []
-    monkeypatch.setattr("acestep.data.files.SETTLED_NS", 0)
-    monkeypatch.setattr("acestep.data.work.file_hash", lambda path: read.append(path.name) or file_hash(path))
+    monkeypatch.setattr("acestep.files.SETTLED_NS", 0)
+    monkeypatch.setattr("acestep.data.preprocess.file_hash", lambda path: read.append(path.name) or file_hash(path))
     for _ in range(2):
         Preprocess()(songs, store, Means)
     assert len(read) == 3
@@ -126,7 +125,7 @@ def test_a_decoder_that_is_trained_further_leaves_a_store_valid() -> None:
     assert autoencoder_settings(autoencoder) != before
 
 
-def test_what_cannot_be_used_is_skipped_with_its_reason(tmp_path: Path) -> None:
+def test_unusable_files_are_skipped_with_a_reason(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", 1)
     (songs / "text.wav").write_text("not audio", encoding="utf-8")
     soundfile.write(songs / "empty.wav", np.zeros((0, 1)), RATE)
@@ -161,7 +160,7 @@ def test_a_store_of_another_autoencoder_is_refused(tmp_path: Path) -> None:
         LatentStore(store).check(autoencoder_settings(Means(2.0)))
 
 
-def test_nonsense_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="workers=-1"):
         Preprocess(workers=-1)
     with pytest.raises(ValueError, match="shard_songs=0"):
@@ -182,9 +181,9 @@ def test_a_long_song_is_encoded_in_tiles() -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(RATE, 1), (44_100, 2), (192_000, 6)])
-def test_any_audio_is_fitted_to_the_autoencoder(rate: int, channels: int) -> None:
+def test_any_audio_is_converted_for_the_autoencoder(rate: int, channels: int) -> None:
     wave = 2.0 * torch.sin(torch.arange(rate) * 2 * torch.pi * 100 / rate)
-    samples = fitted(Audio(wave.expand(channels, -1), rate), Means())
+    samples = convert_audio(Audio(wave.expand(channels, -1), rate), Means())
     assert samples.shape == (2, RATE)
     assert samples.abs().max() <= 1.0
     torch.testing.assert_close(samples[0], samples[1])

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.data import Draw, EpochBatches
+from acestep.data import EpochBatches, EpochIndex
 
 
-def stream(sampler: EpochBatches, count: int) -> list[list[Draw]]:
+def stream(sampler: EpochBatches, count: int) -> list[list[EpochIndex]]:
     return list(islice(chain.from_iterable(repeat(sampler)), count))
 
 
@@ -21,7 +21,7 @@ def stream(sampler: EpochBatches, count: int) -> list[list[Draw]]:
     done=st.integers(0, 60),
     seed=st.integers(0, 2**31),
 )
-def test_a_resumed_stream_goes_on_where_it_stopped(
+def test_a_resumed_sampler_continues_where_it_stopped(
     songs: int, batch_size: int, world_size: int, done: int, seed: int
 ) -> None:
     for rank in range(world_size):
@@ -33,9 +33,9 @@ def test_a_resumed_stream_goes_on_where_it_stopped(
 
 @settings(deadline=None)
 @given(songs=st.integers(1, 60), batch_size=st.integers(1, 5), world_size=st.integers(1, 3))
-def test_an_epoch_shows_every_rank_other_songs(songs: int, batch_size: int, world_size: int) -> None:
+def test_ranks_get_different_songs_in_an_epoch(songs: int, batch_size: int, world_size: int) -> None:
     ranks = [EpochBatches(songs, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
-    seen = [draw.index for sampler in ranks for batch in sampler for draw in batch]
+    seen = [index.song for sampler in ranks for batch in sampler for index in batch]
     per_step = batch_size * world_size
     assert len(seen) == max(1, songs // per_step) * per_step
     if songs >= per_step:
@@ -45,26 +45,17 @@ def test_an_epoch_shows_every_rank_other_songs(songs: int, batch_size: int, worl
     assert all(len(sampler) == max(1, songs // per_step) for sampler in ranks)
 
 
-def test_every_epoch_is_another_order() -> None:
+def test_every_epoch_has_a_new_order() -> None:
     sampler = EpochBatches(20, 4)
     first, second = list(sampler), list(sampler)
-    assert {draw.epoch for batch in second for draw in batch} == {1}
-    assert [[draw.index for draw in batch] for batch in first] != [[draw.index for draw in batch] for batch in second]
+    assert {index.epoch for batch in second for index in batch} == {1}
+    assert [[index.song for index in batch] for batch in first] != [[index.song for index in batch] for batch in second]
     assert list(EpochBatches(20, 4, seed=1)) != first
-
-
-def test_set_epoch_starts_that_epoch_and_keeps_a_position_inside_it() -> None:
-    sampler, whole = EpochBatches(20, 4), EpochBatches(20, 4)
-    sampler.set_epoch(2)
-    assert list(sampler) == stream(whole, 15)[10:]
-    sampler.seek(12)
-    sampler.set_epoch(2)
-    assert list(sampler) == stream(EpochBatches(20, 4), 15)[12:]
 
 
 @pytest.mark.parametrize(
     ("songs", "batch_size", "rank", "message"), [(0, 1, 0, "songs=0"), (1, 0, 0, "batch_size=0"), (1, 1, 1, "rank=1")]
 )
-def test_nonsense_is_refused(songs: int, batch_size: int, rank: int, message: str) -> None:
+def test_invalid_arguments_are_refused(songs: int, batch_size: int, rank: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EpochBatches(songs, batch_size, rank=rank)

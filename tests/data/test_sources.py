@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from acestep.data.sources import describe, find_songs
-from acestep.types import Song
+from acestep.data.sources import find_songs
+from acestep.data.text import read_sidecars
+from acestep.songs import Song
 
 
 def beside(folder: Path, **texts: str) -> Path:
@@ -18,7 +19,7 @@ def beside(folder: Path, **texts: str) -> Path:
 
 def test_all_sidecars(tmp_path: Path) -> None:
     facts = {"bpm": 90, "keyscale": "A minor", "timesignature": 3, "language": "de", "truth": {"tempo": 90}}
-    found = describe(beside(tmp_path, txt="A waltz.\n", lyrics_txt="[verse]\nla\n", json=json.dumps(facts)))
+    found = read_sidecars(beside(tmp_path, txt="A waltz.\n", lyrics_txt="[verse]\nla\n", json=json.dumps(facts)))
     assert found.song == Song(
         caption="A waltz.", lyrics="[verse]\nla", language="de", bpm=90, key="A minor", time_signature="3"
     )
@@ -30,48 +31,48 @@ def test_all_sidecars(tmp_path: Path) -> None:
     [
         ({"txt": "plain"}, "plain", ""),
         ({"txt": "plain", "lyrics_txt": "sung"}, "plain", "sung"),
-        ({"txt": "plain", "caption_txt": "told"}, "told", "plain"),
-        ({"txt": "plain", "json": '{"caption": "told"}'}, "told", "plain"),
-        ({"txt": "plain", "caption_txt": "told", "lyrics_txt": "sung"}, "told", "sung"),
-        ({"caption_txt": "told", "json": '{"caption": "other"}'}, "other", ""),
+        ({"txt": "plain", "caption_txt": "a caption"}, "a caption", "plain"),
+        ({"txt": "plain", "json": '{"caption": "a caption"}'}, "a caption", "plain"),
+        ({"txt": "plain", "caption_txt": "a caption", "lyrics_txt": "sung"}, "a caption", "sung"),
+        ({"caption_txt": "a caption", "json": '{"caption": "other"}'}, "other", ""),
         ({"txt": "[verse]\nsung"}, "song", "[verse]\nsung"),
-        ({"txt": "plain", "json": '{"caption": "told", "lyrics": "sung"}'}, "told", "sung"),
+        ({"txt": "plain", "json": '{"caption": "a caption", "lyrics": "sung"}'}, "a caption", "sung"),
         ({"lyrics_txt": "[00:01.50] sung\n[01:02] on"}, "song", "sung\non"),
         ({}, "song", ""),
     ],
 )
 def test_which_text_is_the_caption(tmp_path: Path, texts: dict[str, str], caption: str, lyrics: str) -> None:
-    song = describe(beside(tmp_path, **texts)).song
+    song = read_sidecars(beside(tmp_path, **texts)).song
     assert (song.caption, song.lyrics) == (caption, lyrics)
 
 
 def test_a_song_without_text_is_captioned_by_its_name(tmp_path: Path) -> None:
-    assert describe(tmp_path / "my_old.song - take 2.ogg").song == Song(caption="my old song take 2")
+    assert read_sidecars(tmp_path / "my_old.song - take 2.ogg").song == Song(caption="my old song take 2")
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     path = beside(tmp_path)
     path.with_suffix(".txt").write_bytes("ein Lied".encode("utf-8-sig"))
-    assert describe(path).song.caption == "ein Lied"
+    assert read_sidecars(path).song.caption == "ein Lied"
 
 
 @pytest.mark.parametrize(
     ("json_text", "message"),
     [("{", "not JSON"), ("[1]", "one JSON object"), ('{"bpm": "fast"}', "bpm='fast'"), ('{"bpm": 1e999}', "bpm")],
 )
-def test_a_broken_sidecar_is_told(tmp_path: Path, json_text: str, message: str) -> None:
+def test_a_broken_sidecar_is_reported(tmp_path: Path, json_text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        describe(beside(tmp_path, json=json_text))
+        read_sidecars(beside(tmp_path, json=json_text))
 
 
-def test_text_in_another_encoding_is_told(tmp_path: Path) -> None:
+def test_text_in_another_encoding_is_reported(tmp_path: Path) -> None:
     path = beside(tmp_path)
     path.with_suffix(".txt").write_bytes("Mädchen".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
-        describe(path)
+        read_sidecars(path)
 
 
-def test_find_songs_looks_everywhere_but_at_hidden_files(tmp_path: Path) -> None:
+def test_find_songs_searches_all_but_hidden_folders(tmp_path: Path) -> None:
     for name in ("b.flac", "a/c.MP3", "a/d.txt", ".hidden/e.wav", ".f.wav", "ü ñ.ogg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -12,7 +12,7 @@ from data.folder import Means, write_songs
 
 from acestep.data import LatentStore
 from acestep.data.preprocess import Preprocess
-from acestep.types import Song
+from acestep.songs import Song
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_songs_and_frames_across_shards(store: Path) -> None:
     np.testing.assert_array_equal(part[0], whole[0][3:13])
     np.testing.assert_array_equal(part[1], whole[1][3:13])
     with pytest.raises(IndexError):
-        opened.row(5)
+        opened.song(5)
 
 
-def test_plain_datasets_reads_it(store: Path, tmp_path: Path) -> None:
+def test_load_dataset_reads_a_store(store: Path, tmp_path: Path) -> None:
     opened = LatentStore(store)
     plain = datasets.load_dataset(str(store), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(plain) == 5
@@ -44,8 +44,8 @@ def test_plain_datasets_reads_it(store: Path, tmp_path: Path) -> None:
         assert plain[index]["caption"] == opened.song(index).caption
 
 
-def test_the_mirror_may_go_and_follows_its_shard(store: Path) -> None:
-    before = LatentStore(store).latents(0)[0].copy()
+def test_the_mirror_can_be_deleted_and_is_updated_with_its_shard(store: Path) -> None:
+    before = LatentStore(store).latents(0)[0].clone()
     shutil.rmtree(store / ".mirror")
     np.testing.assert_array_equal(LatentStore(store).latents(0)[0], before)
     last = pq.read_table(store / "songs-00001.parquet").to_pylist()[-1]
@@ -56,12 +56,12 @@ def test_the_mirror_may_go_and_follows_its_shard(store: Path) -> None:
     assert len(list((store / ".mirror").glob("*.arrow"))) == 3, "the index and both shards"
 
 
-def test_another_process_maps_it_anew(store: Path) -> None:
+def test_a_store_can_be_pickled_to_another_process(store: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(LatentStore.song, (LatentStore(store), 2)) == LatentStore(store).song(2)
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path, store: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path, store: Path) -> None:
     with pytest.raises(ValueError, match="not a latent store"):
         LatentStore(tmp_path)
     for shard in store.glob("*.parquet"):

@@ -1,4 +1,4 @@
-"""The documentation builds with every link whole, and each metric, config group and command has its page."""
+"""The documentation builds without broken links, with a page for each metric, config group and command."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ SMALLER = (
     (r"train\.py .*experiment=autoencoder", "trainer.accelerator=cpu data.workers=0 data.batch_size=2"),
     (r"torchrun", "trainer.devices=2"),
     (r"evaluate\.py (?!reproduce).*eval=micro", "eval.prompts.songs=2"),
-    (r"evaluate\.py .*planner_micro", "eval.prompts.songs=2 eval.wild=4"),
+    (r"evaluate\.py .*planner_micro", "eval.prompts.songs=2 eval.random_plans=4"),
     (r"planner=lm_", "planner.path=FOLDER/acestep-5Hz-lm-1.7B planner.rules.seconds=[1,2]"),
 )
 """What is said beside a command, where a pattern is found in it, so that it ends in seconds and needs no card."""

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.evaluation.embedders.micro_clap import MicroClapSpec
-from acestep.evaluation.metrics.core import ClapAdherence, FrechetDistance, OracleAdherence
-from acestep.evaluation.prompts import FolderPrompts, Prompt
+from acestep.evaluation.embedders.micro_clap import MicroClap
+from acestep.evaluation.metrics import ClapAdherence, FrechetDistance, OracleAdherence
+from acestep.evaluation.prompts import EvaluationPrompt, FolderPrompts
 from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
 from acestep.pipeline.pipeline import Pipeline
-from acestep.synth import Oracles, draw_song, render, write_world
-from acestep.synth.oracles import observe
+from acestep.synth import Oracles, draw_song, render_song, write_world
+from acestep.synth.oracles import labelled_features
 from acestep.weights.checkpoint import Lengths
 
 SONGS = 5
@@ -51,9 +51,9 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
     examples = []
     for index in range(24):
         truth, _ = draw_song(99, index)
-        examples.append(observe(truth, torch.from_numpy(render(truth)), truth.instrument))
+        examples.append(labelled_features(truth, torch.from_numpy(render_song(truth))))
     Oracles.fit(examples).save(folder / "oracles.safetensors")
-    clap = MicroClapSpec()
+    clap = MicroClap()
     return {
         "adherence": OracleAdherence(weights=str(folder / "oracles.safetensors")),
         "clap": ClapAdherence(embedder=clap),
@@ -84,6 +84,6 @@ def whole(evaluation: Evaluation, pipeline: Pipeline, whole_out: Path) -> Result
 
 
 @pytest.fixture(scope="session")
-def prompts(world: Path, pipeline: Pipeline) -> list[Prompt]:
+def prompts(world: Path, pipeline: Pipeline) -> list[EvaluationPrompt]:
     """The world's songs as prompts."""
     return FolderPrompts(path=str(world)).load(pipeline.lengths)

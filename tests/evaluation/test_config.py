@@ -1,4 +1,4 @@
-"""Every evaluation in ``configs/eval`` composes to what can be called, and every sweep to cells."""
+"""Every evaluation in ``configs/eval`` composes to a callable, and every sweep to sweep points."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import pytest
 from commands import call
 from hydra import compose, initialize_config_dir
 
-from acestep.config import registry
+from acestep.config import schema
 from acestep.config.run import CONFIGS, build
+from acestep.evaluation.metrics import Metric
 from acestep.evaluation.suite import Evaluation
-from acestep.evaluation.sweep import cells_of
+from acestep.evaluation.sweep import sweep_points
 from acestep.flow import CFG, Sampler
-from acestep.runs.status import STATUS, State, Status
+from acestep.runs.status import STATUS, RunState, RunStatus
 
 OPTIONS = sorted(path.stem for path in (Path(CONFIGS) / "eval").glob("*.yaml"))
 METRICS = sorted(path.stem for path in (Path(CONFIGS) / "metrics").glob("*.yaml"))
@@ -24,50 +25,50 @@ SWEEPS = sorted(
 
 
 def evaluation(*overrides: str) -> Evaluation:
-    registry.register()
+    schema.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return build(compose("evaluate", ["out=somewhere", *overrides]).eval)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_evaluations_compose(option: str):
-    found = evaluation(f"eval={option}", "eval.prompts.path=songs")
-    assert found.metrics
-    assert found.prompts.path == "songs"
+    composed = evaluation(f"eval={option}", "eval.prompts.path=songs")
+    assert composed.metrics
+    assert composed.prompts.path == "songs"
 
 
 @pytest.mark.parametrize("option", METRICS)
 def test_metrics_compose_and_win_over_an_evaluations_own(option: str):
-    """Nothing is loaded here: a metric that cannot be had says so when it is."""
-    found = evaluation(f"metrics={option}", "eval=folder", "eval.prompts.path=songs")
-    assert all(hasattr(metric, "load") for metric in found.metrics.values())
-    assert ("songeval" in found.metrics) == (option == "available")
-    assert found.available_only
+    """Composing loads no weights: missing ones are reported by ``load``."""
+    composed = evaluation(f"metrics={option}", "eval=folder", "eval.prompts.path=songs")
+    assert all(isinstance(metric, Metric) for metric in composed.metrics.values())
+    assert ("songeval" in composed.metrics) == (option == "available")
+    assert composed.available_only
     assert not evaluation("available_only=false").available_only
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_sweeps_give_cells(sweep: str):
-    found = evaluation(f"sweep={sweep}")
-    cells = cells_of(Sampler(guidance=CFG()), found.sweep)
-    assert len({cell.label for cell in cells}) == len(cells)
-    assert sweep == "none" or len(cells) > 2
+def test_sweeps_give_points(sweep: str):
+    composed = evaluation(f"sweep={sweep}")
+    points = sweep_points(Sampler(guidance=CFG()), composed.sweep)
+    assert len({point.label for point in points}) == len(points)
+    assert sweep == "none" or len(points) > 2
 
 
 def test_any_field_can_be_swept_and_any_metric_switched_off():
-    found = evaluation("sweep.guidance.scale=[1,4]", "sweep.schedule.steps=[2,8]", "metrics.kad=null")
-    assert len(cells_of(Sampler(guidance=CFG()), found.sweep)) == 4
-    assert found.metrics["kad"] is None
+    composed = evaluation("sweep.guidance.scale=[1,4]", "sweep.schedule.steps=[2,8]", "metrics.kad=null")
+    assert len(sweep_points(Sampler(guidance=CFG()), composed.sweep)) == 4
+    assert composed.metrics["kad"] is None
 
 
 def test_the_checkpoint_for_laions_library_is_named_once():
-    found = evaluation("eval=folder", "eval.prompts.path=songs", "laion_clap=music.pt")
-    assert found.metrics["clap"].embedder == found.metrics["fad"].embedder
-    assert found.metrics["clap"].embedder.weights == "music.pt"
+    composed = evaluation("eval=folder", "eval.prompts.path=songs", "laion_clap=music.pt")
+    assert composed.metrics["clap"].embedder == composed.metrics["fad"].embedder
+    assert composed.metrics["clap"].embedder.weights == "music.pt"
 
 
 def test_a_folder_that_is_another_runs_or_none_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    Status(main="train", overrides=[], state=State.finished).write(tmp_path)
+    RunStatus(main="train", overrides=[], state=RunState.finished).write(tmp_path)
     before = (tmp_path / STATUS).read_bytes()
     assert call("evaluate", f"out={tmp_path}") == 1
     assert f"out={tmp_path}: holds a run of train.py; name another folder" in capfd.readouterr().err

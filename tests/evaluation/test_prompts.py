@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from acestep.audio.audio import Audio
-from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts, seed_of
+from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts, song_seed
 from acestep.synth import UNSEEN_INSTRUMENT
 from acestep.weights.checkpoint import Lengths
 
@@ -32,7 +32,7 @@ def test_a_folder_gives_words_truth_recording_and_length(world: Path):
 def test_seeds_follow_names_and_not_places(world: Path):
     whole = {prompt.id: prompt.song.seed for prompt in FolderPrompts(path=str(world)).load(LENGTHS)}
     assert len(set(whole.values())) == len(whole)
-    assert whole["000001.flac"] == seed_of("000001.flac", 0)
+    assert whole["000001.flac"] == song_seed("000001.flac", 0)
     other = {prompt.id: prompt.song.seed for prompt in FolderPrompts(path=str(world), seed=1).load(LENGTHS)}
     assert not set(whole.values()) & set(other.values())
 

@@ -1,4 +1,4 @@
-"""Measures of a reconstruction, on differences of known size."""
+"""Reconstruction metrics on differences of known size."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from acestep.audio.audio import Audio
-from acestep.evaluation.embedders.mel import MelSpec
-from acestep.evaluation.joined import joined
-from acestep.evaluation.metrics.core import FrechetDistance, OracleAdherence
+from acestep.evaluation.embedders.mel import MelEmbedder
+from acestep.evaluation.metrics import FrechetDistance, OracleAdherence
 from acestep.evaluation.prompts import FolderPrompts, ListPrompts, MicroPrompts
 from acestep.evaluation.reconstruction_study import (
     ReconstructionStudy,
     level_error,
-    reconstruct,
-    reconstruction,
+    reconstruction_metrics,
+    round_trip_metrics,
     si_sdr,
     stereo_errors,
 )
+from acestep.evaluation.results import merge_results
 from acestep.pipeline.build import load_autoencoder
 from acestep.pipeline.pipeline import Pipeline
 from acestep.synth.foundation import fitted_autoencoder
@@ -39,7 +39,7 @@ def test_si_sdr_is_the_ratio_of_song_to_noise_at_any_level(ratio: float) -> None
         assert si_sdr(level * (SONG + noise * 10 ** (-ratio / 20)), SONG) == pytest.approx(ratio, abs=0.1)
 
 
-def test_level_balance_and_width_are_measured_apart() -> None:
+def test_level_balance_and_width_are_measured_separately() -> None:
     assert level_error(SONG / 2, SONG) == pytest.approx(20 * math.log10(2), abs=1e-4)
     louder_left = SONG * torch.tensor([[2.0], [1.0]])
     assert stereo_errors(louder_left, SONG)["balance_error_db"] == pytest.approx(20 * math.log10(2), abs=1e-4)
@@ -49,40 +49,40 @@ def test_level_balance_and_width_are_measured_apart() -> None:
     assert all(value < 1e-9 for value in stereo_errors(SONG, SONG).values())
 
 
-def test_the_song_itself_is_the_best_reconstruction() -> None:
-    best, worse = reconstruction(SONG, SONG, 4000), reconstruction(SONG + 0.1 * OTHER, SONG, 4000)
+def test_the_identity_is_the_best_reconstruction() -> None:
+    best, worse = reconstruction_metrics(SONG, SONG, 4000), reconstruction_metrics(SONG + 0.1 * OTHER, SONG, 4000)
     assert best["si_sdr_db"] > worse["si_sdr_db"]
     assert all(best[name] < worse[name] for name in best.keys() - {"si_sdr_db"})
 
 
-def test_songs_of_any_rate_are_rebuilt_and_timed(tiny: Path) -> None:
-    found = list(reconstruct(Pipeline.from_pretrained(tiny), [Audio(SONG, 4000), Audio(SONG[:1], 2000)]))
-    assert [values["seconds"] for values in found] == [1, 2]
-    assert all(values["seconds_per_second"] > 0 and math.isfinite(values["si_sdr_db"]) for values in found)
+def test_songs_of_any_sample_rate_are_reconstructed_and_timed(tiny: Path) -> None:
+    metrics = list(round_trip_metrics(Pipeline.from_pretrained(tiny), [Audio(SONG, 4000), Audio(SONG[:1], 2000)]))
+    assert [values["seconds"] for values in metrics] == [1, 2]
+    assert all(values["seconds_per_second"] > 0 and math.isfinite(values["si_sdr_db"]) for values in metrics)
 
 
 def study(folder: Path, songs: int) -> ReconstructionStudy:
     prompts = MicroPrompts(path=str(folder), songs=songs, seed=24_000)
-    fad = FrechetDistance(embedder=MelSpec())
+    fad = FrechetDistance(embedder=MelEmbedder())
     return ReconstructionStudy(prompts=prompts, metrics={"adherence": OracleAdherence(), "fad": fad})
 
 
 @pytest.mark.slow
-def test_oracles_hear_in_the_shipped_autoencoders_songs_what_they_hear_in_the_originals(tmp_path: Path) -> None:
+def test_oracle_scores_of_the_shipped_autoencoders_reconstructions_equal_the_originals(tmp_path: Path) -> None:
     pipeline = Pipeline.from_pretrained("micro")
     results = study(tmp_path / "world", 12)(pipeline, pipeline.sampler, tmp_path / "out")
-    found = results.summary()["reconstruction"]
-    kept = found["kept"]
-    assert set(kept) == {f"adherence.{name}" for name in ("mean", *FACTORS)}
-    assert all(kept[name]["original"] > 0.95 and kept[name]["share"] >= 0.95 for name in kept)
-    assert found["n"] == len(results.values("near.si_sdr_db", "rebuilt")) == 12
-    assert found["sets"]["fad"]["fad"] > 0
-    two = joined({"one": results, "other": results}, "autoencoder")
-    assert set(two.blocks["reconstruction"]) == {"one", "other"}
-    assert len(two.cells) == 4
+    summary = results.summary()["reconstruction"]
+    scores = summary["kept"]
+    assert set(scores) == {f"adherence.{name}" for name in ("mean", *FACTORS)}
+    assert all(scores[name]["original"] > 0.95 and scores[name]["share"] >= 0.95 for name in scores)
+    assert summary["n"] == len(results.values("near.si_sdr_db", "rebuilt")) == 12
+    assert summary["sets"]["fad"]["fad"] > 0
+    two = merge_results({"one": results, "other": results}, "autoencoder")
+    assert set(two.extra["reconstruction"]) == {"one", "other"}
+    assert len(two.points) == 4
 
 
-def test_ones_own_recordings_are_reported_where_they_lie(tiny: Path, tmp_path: Path) -> None:
+def test_recordings_outside_the_output_folder_are_named_by_absolute_path(tiny: Path, tmp_path: Path) -> None:
     Audio(SONG.repeat(1, 3), 4000).save(tmp_path / "songs" / "a.flac")
     pipeline = Pipeline.from_pretrained(tiny)
     wanted = ReconstructionStudy(prompts=FolderPrompts(path=str(tmp_path / "songs")), metrics={})
@@ -103,7 +103,7 @@ def test_recordings_are_needed(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_shipped_autoencoder_is_what_the_foundation_fits() -> None:
+def test_the_shipped_autoencoder_equals_a_fitted_one() -> None:
     """To the half precision that it is stored in."""
     made, shipped = fitted_autoencoder(seed=0).state_dict(), load_autoencoder("micro").state_dict()
     assert made.keys() == shipped.keys()

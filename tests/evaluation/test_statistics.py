@@ -1,4 +1,4 @@
-"""Intervals that cover, tests that hold their level, and errors instead of NaN."""
+"""Coverage of intervals, level and power of tests, and errors instead of NaN."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_interval_agrees_with_scipys_bca():
     x = torch.rand(40, generator=generator(), dtype=torch.float64) ** 3
-    found = bootstrap(x, generator())
-    peer = scipy.stats.bootstrap((x.numpy(),), lambda v, axis: v.mean(axis), n_resamples=20_000, rng=0)
-    assert found.mean == pytest.approx(float(x.mean()))
-    assert found.bounds == pytest.approx(list(peer.confidence_interval), abs=0.006)
-    assert found.n == 40
+    interval = bootstrap(x, generator())
+    expected = scipy.stats.bootstrap((x.numpy(),), lambda v, axis: v.mean(axis), n_resamples=20_000, rng=0)
+    assert interval.mean == pytest.approx(float(x.mean()))
+    assert interval.bounds == pytest.approx(list(expected.confidence_interval), abs=0.006)
+    assert interval.n == 40
 
 
 def test_intervals_cover_the_truth():
@@ -34,12 +34,12 @@ def test_intervals_cover_the_truth():
     covered = 0
     for seed in range(200):
         scores = -torch.rand(100, generator=generator(seed), dtype=torch.float64).log()
-        found = bootstrap(scores, generator(1000 + seed), resamples=2000)
-        covered += found.low <= 1.0 <= found.high
+        interval = bootstrap(scores, generator(1000 + seed), resamples=2000)
+        covered += interval.low <= 1.0 <= interval.high
     assert covered >= 180
 
 
-def test_pairing_removes_what_prompts_share():
+def test_pairing_removes_the_variance_of_prompts():
     difficulty = torch.randn(100, generator=generator(), dtype=torch.float64)
     better = difficulty + 0.1 + 0.05 * torch.randn(100, generator=generator(1), dtype=torch.float64)
     change = paired_difference(better, difficulty, generator())
@@ -64,7 +64,7 @@ def test_constant_scores_have_an_interval_of_no_width():
     assert bootstrap([0.5, 0.5, 0.5], generator()).bounds == [0.5, 0.5]
 
 
-def test_sign_flips_find_a_shift_and_spare_chance():
+def test_sign_flip_test_detects_a_shift_and_no_noise():
     noise = torch.randn(60, generator=generator(), dtype=torch.float64)
     noise -= noise.mean()
     assert sign_flip_test(noise + 1.0, generator()) < 0.001
@@ -76,7 +76,7 @@ def test_holm():
     assert holm([]) == []
 
 
-def test_effect_size_and_the_prompts_that_would_show_it():
+def test_effect_size_and_the_prompts_that_detect_it():
     assert effect_size([1.0, 2.0, 3.0]) == pytest.approx(2.0)
     assert effect_size([1.0, 1.0]) is None
     assert effect_size([1.0]) is None
@@ -87,9 +87,9 @@ def test_effect_size_and_the_prompts_that_would_show_it():
         prompts_needed(0.0)
 
 
-def test_as_many_prompts_as_advised_show_the_effect_four_times_in_five():
-    n, shown = prompts_needed(0.5), 0
+def test_prompts_needed_gives_a_power_of_80_percent():
+    n, detected = prompts_needed(0.5), 0
     for seed in range(100):
         differences = torch.randn(n, generator=generator(seed), dtype=torch.float64) + 0.5
-        shown += sign_flip_test(differences, generator(seed), resamples=400) < 0.05
-    assert 70 <= shown <= 90
+        detected += sign_flip_test(differences, generator(seed), resamples=400) < 0.05
+    assert 70 <= detected <= 90

@@ -1,4 +1,4 @@
-"""Analytic velocity fields and conditions for them: flows whose ends are known without a network."""
+"""Analytic velocity fields and their conditions: flows whose results are known without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from acestep.types import Conditions
 
 @dataclass
 class Toy:
-    """A field that depends on everything that it may depend on, and counts the songs that it is asked for."""
+    """A field that depends on all of its inputs, and counts the songs that it evaluates."""
 
     rows: int = 0
     times: list[float] = field(default_factory=list)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep.flow import APG, SDE
-from acestep.flow.dcw import DCW, Band, NoCorrection
+from acestep.flow.dcw import DCW, DCWBand, NoCorrection
 from acestep.flow.guidance import NormAxis
 from acestep.flow.solvers import Renoise
 from acestep.flow.wavelets import MAX_ORDER, low_band, scaling_filter
@@ -66,26 +66,26 @@ def test_haar_means_of_pairs(frames: int, t: float, seed: int) -> None:
     torch.testing.assert_close(DCW(scale=0.3, high_scale=0.2)(x, clean, t, all_valid(x)), expected)
 
 
-@pytest.mark.parametrize("mode", Band)
-def test_modes(mode: Band) -> None:
+@pytest.mark.parametrize("mode", DCWBand)
+def test_modes(mode: DCWBand) -> None:
     x, clean = torch.randn(2, 8, 3), torch.zeros(2, 8, 3)
     low = low_band(x, "haar")
     expected = {
-        Band.low: x + 0.25 * 0.1 * low,
-        Band.high: x + 0.75 * 0.1 * (x - low),
-        Band.double: x + 0.25 * 0.1 * low + 0.75 * 0.4 * (x - low),
-        Band.pix: x + 0.1 * x,
+        DCWBand.low: x + 0.25 * 0.1 * low,
+        DCWBand.high: x + 0.75 * 0.1 * (x - low),
+        DCWBand.double: x + 0.25 * 0.1 * low + 0.75 * 0.4 * (x - low),
+        DCWBand.pix: x + 0.1 * x,
     }[mode]
     torch.testing.assert_close(DCW(mode=mode, scale=0.1, high_scale=0.4)(x, clean, 0.25, all_valid(x)), expected)
 
 
-def test_names_stand_for_enums() -> None:
-    assert DCW(mode="low") == DCW(mode=Band.low)
+def test_enums_accept_their_names() -> None:
+    assert DCW(mode="low") == DCW(mode=DCWBand.low)
     assert APG(axis="channels") == APG(axis=NormAxis.channels)
     assert SDE(renoise="schedule") == SDE(renoise=Renoise.schedule)
 
 
-def test_type_is_kept_and_nothing_done_when_off() -> None:
+def test_dtype_is_kept_and_no_correction_is_identity() -> None:
     x = torch.randn(1, 6, 3).bfloat16()
     assert DCW()(x, x + 1, 0.5, all_valid(x)).dtype == torch.bfloat16
     assert NoCorrection()(x, x + 1, 0.5, all_valid(x)) is x

@@ -17,7 +17,7 @@ def fresh(frames: list[int]) -> SongNoise:
 
 
 @pytest.mark.parametrize("draws", [1, 3])
-def test_the_same_prompt_changes_nothing(
+def test_equal_prompts_leave_the_source_unchanged(
     draws: int, toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     source, conditions, null = torch.randn(2, 5, 4), conditions_for([5, 5]), conditions_for([5, 5], null=True)
@@ -26,7 +26,7 @@ def test_the_same_prompt_changes_nothing(
     torch.testing.assert_close(made, source)
 
 
-def test_a_constant_difference_is_added_whole(conditions_for: Callable[..., Conditions]) -> None:
+def test_a_constant_velocity_difference_is_added(conditions_for: Callable[..., Conditions]) -> None:
     source, before, after = torch.randn(1, 5, 4), conditions_for([5], [1]), conditions_for([5], [2])
 
     def field(x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
@@ -38,7 +38,7 @@ def test_a_constant_difference_is_added_whole(conditions_for: Callable[..., Cond
     torch.testing.assert_close(made, source + shift)
 
 
-def test_a_window_that_never_opens_leaves_the_source(
+def test_an_empty_window_leaves_the_source_unchanged(
     toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     source, conditions = torch.randn(1, 5, 4), conditions_for([5])
@@ -47,7 +47,7 @@ def test_a_window_that_never_opens_leaves_the_source(
     assert edit.evaluations == 0
 
 
-def test_after_the_window_the_target_flows_alone(
+def test_after_the_window_only_the_target_is_integrated(
     toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     """With no window at all, that is ordinary generation from the source's place in noise."""
@@ -57,7 +57,7 @@ def test_after_the_window_the_target_flows_alone(
     torch.testing.assert_close(made, data, atol=1e-5, rtol=1e-5)
 
 
-def test_open_schedules_are_closed_and_the_cost_is_as_stated(
+def test_schedules_are_closed_and_evaluations_are_counted(
     make_toy: Callable[[], Any], conditions_for: Callable[..., Conditions]
 ) -> None:
     toy = make_toy()

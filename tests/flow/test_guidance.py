@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,9 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acestep.flow.guidance import ADG, APG, CFG, Guidance, GuidedField, NoGuidance, NormAxis, Pair
+from acestep.flow import Euler, Heun, Linear, Sampler
+from acestep.flow.guidance import (
+    ADG,
+    APG,
+    CFG,
+    Guidance,
+    GuidanceState,
+    GuidedField,
+    GuidedVelocity,
+    NoGuidance,
+    NormAxis,
+    Predictions,
+)
+from acestep.flow.noise import NoiseSource
+from acestep.flow.solvers import Evaluate, Solver, Step, StepResult
 from acestep.types import Conditions
 
+LINEAR = Linear(steps=4)
 RULES: list[type] = [CFG, APG, ADG]
 VARIANTS = [
     CFG(scale=3.0),
@@ -24,10 +40,10 @@ VARIANTS = [
 ]
 
 
-def pair(seed: int, t: float = 0.5, frames: int = 7) -> Pair:
+def pair(seed: int, t: float = 0.5, frames: int = 7) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     conditional, null, x_t = (torch.randn(2, frames, 8, generator=generator) for _ in range(3))
-    return Pair(conditional, null, x_t, t, torch.ones(2, frames, dtype=torch.bool))
+    return Predictions(conditional, null, x_t, t, torch.ones(2, frames, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -43,10 +59,10 @@ def test_scale_one_is_the_conditional_field_bit_for_bit(
 
 @pytest.mark.parametrize("guidance", VARIANTS, ids=str)
 @given(seed=st.integers(0, 99), frames=st.integers(1, 9), extra=st.integers(1, 5))
-def test_padding_changes_no_song(guidance: Guidance, seed: int, frames: int, extra: int) -> None:
+def test_guidance_ignores_padding(guidance: Guidance, seed: int, frames: int, extra: int) -> None:
     alone = pair(seed, frames=frames)
     junk = torch.full((2, extra, 8), 3.0)
-    padded = Pair(
+    padded = Predictions(
         torch.cat([alone.conditional, 2 * junk], 1),
         torch.cat([alone.null, -junk], 1),
         torch.cat([alone.x_t, junk], 1),
@@ -61,13 +77,13 @@ def test_padding_changes_no_song(guidance: Guidance, seed: int, frames: int, ext
 
 
 @given(scale=st.floats(1.01, 20), seed=st.integers(0, 99))
-def test_apg_without_its_parts_is_cfg(scale: float, seed: int) -> None:
+def test_apg_with_neutral_settings_is_cfg(scale: float, seed: int) -> None:
     plain = APG(scale=scale, momentum=0.0, norm_threshold=0.0, eta=1.0)
     torch.testing.assert_close(plain(pair(seed))[0], CFG(scale=scale)(pair(seed))[0])
 
 
 @given(scale=st.floats(1.01, 20), threshold=st.floats(0.1, 5), seed=st.integers(0, 99))
-def test_apg_pushes_across_the_prediction_and_within_its_cap(scale: float, threshold: float, seed: int) -> None:
+def test_apg_update_is_orthogonal_and_limited(scale: float, threshold: float, seed: int) -> None:
     given_pair = pair(seed)
     push = APG(scale=scale, norm_threshold=threshold)(given_pair)[0] - given_pair.conditional
     assert (push.norm(dim=1) <= (scale - 1) * threshold * (1 + 1e-4) + 1e-4).all()
@@ -75,7 +91,7 @@ def test_apg_pushes_across_the_prediction_and_within_its_cap(scale: float, thres
     assert (across.abs() <= 1e-4 * scale).all()
 
 
-def test_momentum_damps_what_persists() -> None:
+def test_negative_momentum_damps_repeated_differences() -> None:
     rule, same = APG(scale=3.0), pair(0)
     first = rule(same)
     second = rule(same, first[1])
@@ -83,9 +99,9 @@ def test_momentum_damps_what_persists() -> None:
     assert rule.corrector == CFG(scale=3.0)
 
 
-def test_equal_predictions_need_no_guidance() -> None:
+def test_equal_predictions_are_unchanged() -> None:
     same = pair(0)
-    same = Pair(same.conditional, same.conditional, same.x_t, same.t, same.valid)
+    same = Predictions(same.conditional, same.conditional, same.x_t, same.t, same.valid)
     for rule in VARIANTS:
         torch.testing.assert_close(rule(same)[0], same.conditional, atol=0.02, rtol=0)  # ADG keeps angles off 0
 
@@ -102,7 +118,7 @@ def test_interval_includes_both_ends_in_float32(rule: type) -> None:
     assert not any(guidance.active(t) for t in (0.1999, 0.8001))
 
 
-def test_outside_the_interval_the_conditional_half_is_all(
+def test_outside_the_interval_the_velocity_is_conditional(
     toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     conditions, null, x = conditions_for([5]), conditions_for([5], null=True), torch.randn(1, 5, 4)
@@ -114,7 +130,7 @@ def test_outside_the_interval_the_conditional_half_is_all(
     assert not torch.equal(field(x, 0.4)[0], toy(x, torch.tensor([0.4]), conditions))
 
 
-def test_guidance_without_null_says_so(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
+def test_guidance_needs_null_conditions(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
     with pytest.raises(ValueError, match="needs the null conditions"):
         GuidedField(toy, CFG(scale=2.0), conditions_for([5]), None)(torch.zeros(1, 5, 4), 0.5)
 
@@ -140,3 +156,41 @@ def test_no_guidance_is_its_own_corrector() -> None:
 def test_refusals(cls: type, fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainCFG(Guidance):
+    """A rule outside the package: only ``__call__`` is defined."""
+
+    scale: float
+
+    def __call__(self, predictions: Predictions, state: GuidanceState = None) -> GuidedVelocity:
+        return predictions.null + self.scale * (predictions.conditional - predictions.null), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainEuler(Solver):
+    """A solver outside the package: only ``__call__`` is defined."""
+
+    def __call__(
+        self, x_t: Tensor, velocity: Tensor, step: Step, evaluate: Evaluate, draw: NoiseSource | None
+    ) -> StepResult:
+        return StepResult(x_t - velocity * (step.t - step.t_next), step.t_next, velocity)
+
+
+@pytest.mark.parametrize(
+    ("own", "built_in"),
+    [
+        (
+            Sampler(Linear(steps=4), PlainEuler(), PlainCFG(scale=3.0)),
+            Sampler(Linear(steps=4), Euler(), CFG(scale=3.0)),
+        ),
+        (Sampler(Linear(steps=4), Heun(), PlainCFG(scale=3.0)), Sampler(Linear(steps=4), Heun(), CFG(scale=3.0))),
+    ],
+)
+def test_a_user_defined_rule_and_solver_work_like_built_in_ones(
+    own: Sampler, built_in: Sampler, toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
+) -> None:
+    conditions, null, noise = conditions_for([5]), conditions_for([5], null=True), torch.randn(1, 5, 4)
+    assert torch.equal(own(toy, noise, conditions, null), built_in(toy, noise, conditions, null))
+    assert own.evaluations == built_in.evaluations

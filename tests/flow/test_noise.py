@@ -11,7 +11,7 @@ SEEDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3)
 
 
 @given(seeds=SEEDS, frames=st.integers(1, 40))
-def test_a_song_has_its_noise_in_any_batch(seeds: list[int], frames: int) -> None:
+def test_initial_noise_is_independent_of_the_batch(seeds: list[int], frames: int) -> None:
     together = initial_noise((len(seeds), frames, 64), seeds)
     for song, seed in enumerate(seeds):
         assert torch.equal(together[song], initial_noise((1, frames, 64), [seed])[0])
@@ -20,7 +20,7 @@ def test_a_song_has_its_noise_in_any_batch(seeds: list[int], frames: int) -> Non
 
 
 @given(seeds=SEEDS, data=st.data())
-def test_every_draw_of_a_song_is_the_same_in_any_batch(seeds: list[int], data: st.DataObject) -> None:
+def test_draws_are_independent_of_the_batch(seeds: list[int], data: st.DataObject) -> None:
     frames = [data.draw(st.integers(1, 12)) for _ in seeds]
     together = SongNoise(song_generators(seeds), frames)
     alone = [SongNoise(song_generators([seed]), [length]) for seed, length in zip(seeds, frames, strict=True)]
@@ -36,7 +36,7 @@ def test_first_draw_is_the_initial_noise() -> None:
     assert torch.equal(SongNoise(song_generators([3, 4]), [7, 7])(), initial_noise((2, 7, 64), [3, 4]))
 
 
-def test_as_many_seeds_as_songs() -> None:
+def test_number_of_seeds_must_match_the_songs() -> None:
     for draw in (lambda: normal((2, 3, 4), song_generators([1])), lambda: uniform(2, song_generators([1]))):
         with pytest.raises(ValueError, match="1 for 2 songs"):
             draw()

@@ -42,7 +42,7 @@ def test_dropout_rate(rate: float, seed: int) -> None:
 RATES = {"text": 0.1, "lyrics": 0.3, "timbre": 0.5, "context": 0.2}
 
 
-def test_parts_drop_independently_at_their_own_rates() -> None:
+def test_parts_are_dropped_independently_at_their_rates() -> None:
     songs = 20_000
     full = Conditions(
         torch.ones(songs, 3, 1), torch.ones(songs, 3).bool(), torch.ones(songs, 1, 2), torch.ones(songs, 1).bool()
@@ -70,7 +70,7 @@ def test_parts_drop_independently_at_their_own_rates() -> None:
     assert torch.equal(context == 0, loss.dropped["context"])
 
 
-def test_parts_that_are_to_fall_must_be_known(
+def test_dropping_parts_needs_their_positions(
     batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]
 ) -> None:
     x0, conditions, null = batch
@@ -78,7 +78,7 @@ def test_parts_that_are_to_fall_must_be_known(
         FlowMatching(dropout=ConditionDropout(lyrics=0.1))(toy, x0, conditions, null, song_generators([1, 2, 3]))
 
 
-def test_the_true_velocity_has_no_loss(batch: tuple[Tensor, Conditions, Conditions]) -> None:
+def test_the_true_velocity_has_zero_loss(batch: tuple[Tensor, Conditions, Conditions]) -> None:
     x0, conditions, null = batch
 
     def field(x_t: Tensor, t: Tensor, _: Conditions) -> Tensor:
@@ -89,7 +89,9 @@ def test_the_true_velocity_has_no_loss(batch: tuple[Tensor, Conditions, Conditio
     assert (loss.per_song < 1e-10).all()
 
 
-def test_draws_in_the_stated_order(batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]) -> None:
+def test_draws_in_the_documented_order(
+    batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]
+) -> None:
     x0, conditions, null = batch
     objective = FlowMatching(timesteps=Uniform(), dropout=ConditionDropout(rate=0.5))
     loss = objective(toy, x0, conditions, null, torch.Generator().manual_seed(5))
@@ -105,7 +107,7 @@ def test_draws_in_the_stated_order(batch: tuple[Tensor, Conditions, Conditions],
     assert torch.equal(loss.mean, again.mean)
 
 
-def test_padding_has_no_part(batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]) -> None:
+def test_padding_is_ignored(batch: tuple[Tensor, Conditions, Conditions], toy: Callable[..., Tensor]) -> None:
     x0, conditions, _ = batch
     t, noise = torch.tensor([0.2, 0.5, 0.8]), torch.randn(x0.shape)
     loss = FlowMatching().evaluate_at(toy, x0, conditions, t, noise)

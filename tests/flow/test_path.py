@@ -25,7 +25,7 @@ def test_target_points_back_to_the_data(t: float, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 99))
-def test_a_time_per_song_is_that_song_alone(seed: int) -> None:
+def test_per_song_times_equal_single_songs(seed: int) -> None:
     x0, noise = pair(seed)
     t = torch.tensor([0.1, 0.5, 0.9])
     for song in range(3):

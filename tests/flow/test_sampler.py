@@ -30,7 +30,7 @@ from acestep.flow import (
     VelocityEMA,
     initial_noise,
 )
-from acestep.flow.dcw import Band
+from acestep.flow.dcw import DCWBand
 from acestep.flow.noise import song_generators
 from acestep.flow.path import clean_estimate
 from acestep.flow.solvers import Renoise, Solver, Step
@@ -51,7 +51,7 @@ GUIDANCES = st.one_of(
 CORRECTIONS = st.one_of(
     st.just(NoCorrection()),
     st.builds(
-        DCW, mode=st.sampled_from(Band), scale=st.floats(0, 0.3), wavelet=st.sampled_from(["haar", "db4", "sym8"])
+        DCW, mode=st.sampled_from(DCWBand), scale=st.floats(0, 0.3), wavelet=st.sampled_from(["haar", "db4", "sym8"])
     ),
 )
 SAMPLERS = st.builds(
@@ -89,7 +89,7 @@ def test_constant_velocity_is_integrated_exactly(
 
 
 @pytest.mark.parametrize("solver", [Euler(), SDE(), SDE(renoise=Renoise.schedule)])
-def test_a_field_that_knows_the_data_ends_there(solver: Solver, conditions_for: Callable[..., Conditions]) -> None:
+def test_the_ideal_field_ends_at_the_data(solver: Solver, conditions_for: Callable[..., Conditions]) -> None:
     data = torch.randn(2, 5, 4)
 
     def field(x: Tensor, t: Tensor, _: Conditions) -> Tensor:
@@ -114,7 +114,7 @@ def test_order_of_convergence(solver: Solver, order: int, conditions_for: Callab
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(sampler=SAMPLERS, frames=st.lists(st.integers(1, 12), min_size=2, max_size=3))
-def test_a_song_is_the_same_in_any_batch(
+def test_songs_are_independent_of_the_batch(
     sampler: Sampler, frames: list[int], toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     seeds = list(range(len(frames)))
@@ -128,7 +128,7 @@ def test_a_song_is_the_same_in_any_batch(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(sampler=SAMPLERS)
-def test_cost_is_as_stated(
+def test_evaluations_are_counted(
     sampler: Sampler, make_toy: Callable[[], Any], conditions_for: Callable[..., Conditions]
 ) -> None:
     toy = make_toy()
@@ -136,14 +136,14 @@ def test_cost_is_as_stated(
     assert toy.rows == 2 * sampler.evaluations
 
 
-def test_cost_of_presets() -> None:
+def test_evaluations_of_presets() -> None:
     assert Sampler().evaluations == 100
     assert Sampler(guidance=NoGuidance()).evaluations == 50
     assert Sampler(Linear(steps=10), Heun(), CFG(scale=2.0)).evaluations == 40
     assert Sampler(Turbo(), Heun(), NoGuidance(), clean_last=True).evaluations == 15
 
 
-def test_each_call_starts_afresh(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
+def test_calls_share_no_state(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
     sampler = Sampler(Linear(steps=4), guidance=APG(scale=5.0), smoothing=VelocityEMA(factor=0.2))
     conditions, null, noise = conditions_for([5]), conditions_for([5], null=True), torch.randn(1, 5, 4)
     assert torch.equal(sampler(toy, noise, conditions, null), sampler(toy, noise, conditions, null))
@@ -201,7 +201,7 @@ def test_wavelet_correction_suits_few_steps(
     )
 
 
-def test_sde_without_noise_says_so(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
+def test_sde_without_noise_is_an_error(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
     with pytest.raises(ValueError, match="fresh noise"):
         Sampler(Linear(steps=2), SDE(), NoGuidance())(toy, torch.zeros(1, 3, 4), conditions_for([3]))
 

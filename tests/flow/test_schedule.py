@@ -16,7 +16,7 @@ TURBO = {
 
 
 @given(steps=st.integers(1, 200), shift=st.floats(0.1, 10))
-def test_shifted_falls_from_noise_to_data(steps: int, shift: float) -> None:
+def test_shifted_decreases_from_noise_to_data(steps: int, shift: float) -> None:
     times = Shifted(steps=steps, shift=shift)()
     assert times.dtype == torch.float32
     assert len(times) == steps + 1
@@ -30,7 +30,7 @@ def test_shift_one_is_linear(steps: int) -> None:
     assert torch.equal(Shifted(steps=steps, shift=1.0)(), Linear(steps=steps)())
 
 
-def test_custom_is_verbatim_and_closes_on_request() -> None:
+def test_custom_is_verbatim_and_optionally_closed() -> None:
     assert Custom(timesteps=[1.0, 0.5])().tolist() == [1.0, 0.5]
     assert Custom(timesteps=[1.0, 0.5], close=True)().tolist() == [1.0, 0.5, 0.0]
     assert Custom(timesteps=[0.5, 0.0], close=True)().tolist() == [0.5, 0.0]
@@ -42,7 +42,7 @@ def test_turbo_tables(shift: float, nearest: float) -> None:
     torch.testing.assert_close(Turbo(shift=shift)(), torch.tensor(TURBO[nearest]), atol=5e-5, rtol=0)
 
 
-def test_turbo_custom_snaps_and_closes() -> None:
+def test_turbo_custom_rounds_and_closes() -> None:
     times = TurboCustom(timesteps=[0.97, 0.76, 0.5, 0.28, 0.0])()
     torch.testing.assert_close(times, torch.tensor([0.9545, 0.7692, 0.5, 0.3, 0]), atol=5e-5, rtol=0)
     assert len(TurboCustom(timesteps=[0.5] * 30)()) == 21

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acestep.flow import CFG, CoverStart, CoverSwitch, Linear, NoGuidance, Repaint, Sampler, Task
+from acestep.flow import CFG, CoverStart, CoverSwitch, Linear, NoGuidance, Repaint, Sampler, SamplerTask
 from acestep.types import Conditions
 
 
@@ -20,7 +20,7 @@ def span(frames: int, first: int, end: int) -> Tensor:
 @pytest.mark.parametrize(
     ("strength", "start", "steps"), [(0.0, 1.0, 8), (0.4, 0.625, 5), (0.49, 0.5, 4), (1.0, 0.125, 1)]
 )
-def test_cover_start_cuts_the_schedule(strength: float, start: float, steps: int) -> None:
+def test_cover_start_shortens_the_schedule(strength: float, start: float, steps: int) -> None:
     noise, source = torch.randn(1, 5, 4), torch.randn(1, 5, 4)
     x, times = CoverStart(source=source, strength=strength)(noise, Linear(steps=8)())
     assert times[0] == start
@@ -29,21 +29,21 @@ def test_cover_start_cuts_the_schedule(strength: float, start: float, steps: int
 
 
 @given(strength=st.floats(0, 1), steps=st.integers(1, 12))
-def test_switch_happens_once_after_its_share_of_steps(strength: float, steps: int) -> None:
+def test_switch_happens_once_at_its_fraction_of_steps(strength: float, steps: int) -> None:
     empty = Conditions(torch.zeros(1, 1, 1), torch.ones(1, 1).bool(), torch.zeros(1, 1, 2), torch.ones(1, 1).bool())
     switch = CoverSwitch(conditions=empty, strength=strength)
-    due = [index for index in range(steps) if switch.due(index, steps)]
+    due = [index for index in range(steps) if switch.switches_at(index, steps)]
     assert due == ([int(steps * strength)] if strength < 1 else [])
 
 
-def test_switched_conditions_take_over(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
+def test_switched_conditions_are_used(toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]) -> None:
     first, second = conditions_for([5], [1]), conditions_for([5], [2])
     null = conditions_for([5], [2], null=True)
     noise = torch.randn(1, 5, 4)
     sampler = Sampler(Linear(steps=4), guidance=CFG(scale=2.0))
-    at_once = Task(switch=CoverSwitch(conditions=second, null=null, strength=0.0))
+    at_once = SamplerTask(switch=CoverSwitch(conditions=second, null=null, strength=0.0))
     assert torch.equal(sampler(toy, noise, first, null, task=at_once), sampler(toy, noise, second, null))
-    never = Task(switch=CoverSwitch(conditions=second, null=null, strength=1.0))
+    never = SamplerTask(switch=CoverSwitch(conditions=second, null=null, strength=1.0))
     assert torch.equal(sampler(toy, noise, first, null, task=never), sampler(toy, noise, first, null))
 
 
@@ -72,17 +72,17 @@ def test_full_and_empty_rows_have_no_ramp() -> None:
 @given(ratio=st.floats(0, 1), steps=st.integers(1, 20))
 def test_injections_come_first(ratio: float, steps: int) -> None:
     repaint = Repaint(mask=span(4, 1, 2), clean=torch.zeros(1, 4, 1), injection_ratio=ratio)
-    assert [repaint.injects(i, steps) for i in range(steps)] == [i < round(ratio * steps) for i in range(steps)]
+    assert [repaint.injects_after(i, steps) for i in range(steps)] == [i < round(ratio * steps) for i in range(steps)]
 
 
 @pytest.mark.parametrize("fade", [0, 2])
-def test_repaint_keeps_the_outside(
+def test_repaint_keeps_latents_outside_the_mask(
     toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions], fade: int
 ) -> None:
     clean, mask = torch.randn(1, 12, 4), span(12, 5, 8)
     repaint = Repaint(mask=mask, clean=clean, injection_ratio=1.0, crossfade_frames=fade)
     sampler = Sampler(Linear(steps=3), guidance=NoGuidance())
-    made = sampler(toy, torch.randn(1, 12, 4), conditions_for([12]), task=Task(repaint=repaint))
+    made = sampler(toy, torch.randn(1, 12, 4), conditions_for([12]), task=SamplerTask(repaint=repaint))
     kept = torch.cat([made[:, : 5 - fade], made[:, 8 + fade :]], 1)
     torch.testing.assert_close(kept, torch.cat([clean[:, : 5 - fade], clean[:, 8 + fade :]], 1))
     assert not torch.isclose(made[:, 5:8], clean[:, 5:8]).all()
@@ -92,7 +92,7 @@ def test_distilled_last_step_is_not_injected(
     toy: Callable[..., Tensor], conditions_for: Callable[..., Conditions]
 ) -> None:
     clean, mask = torch.randn(1, 6, 4), span(6, 2, 4)
-    task = Task(repaint=Repaint(mask=mask, clean=clean, injection_ratio=1.0, crossfade_frames=0))
+    task = SamplerTask(repaint=Repaint(mask=mask, clean=clean, injection_ratio=1.0, crossfade_frames=0))
     sampler = Sampler(Linear(steps=1), guidance=NoGuidance(), clean_last=True)
     noise, conditions = torch.randn(1, 6, 4), conditions_for([6])
     assert torch.equal(sampler(toy, noise, conditions, task=task), sampler(toy, noise, conditions))

@@ -62,7 +62,7 @@ def test_quantiles_rise_within_the_unit_interval(timesteps: Timesteps, u: list[f
 
 
 @pytest.mark.parametrize("timesteps", DISTRIBUTIONS[:-1], ids=str)
-def test_a_generator_per_song_draws_alike_in_any_batch(timesteps: Timesteps) -> None:
+def test_per_song_generators_are_independent_of_the_batch(timesteps: Timesteps) -> None:
     together = timesteps(3, song_generators([1, 2, 3]))
     assert torch.equal(together[1:2], timesteps(1, song_generators([2])))
 
@@ -74,7 +74,7 @@ def test_one_draw_from_each_stratum(n: int, seed: int) -> None:
 
 
 @given(first=st.integers(0, 100), cut=st.integers(1, 7))
-def test_a_runs_strata_do_not_depend_on_how_it_is_cut(first: int, cut: int) -> None:
+def test_strata_are_independent_of_the_division_into_batches(first: int, cut: int) -> None:
     timesteps = Stratified(base=Uniform(), strata=8)
     block = range(8 * first, 8 * first + 8)
     whole = timesteps(8, song_generators(block), block)
@@ -83,7 +83,7 @@ def test_a_runs_strata_do_not_depend_on_how_it_is_cut(first: int, cut: int) -> N
     assert sorted((whole.double() * 8 - 1e-6).floor().clamp(min=0).tolist()) == list(range(8))
 
 
-def test_strata_need_one_generator_or_a_place_in_the_run() -> None:
+def test_strata_need_one_generator_or_sample_indices() -> None:
     with pytest.raises(ValueError, match="one generator"):
         Stratified()(2, song_generators([1, 2]))
     with pytest.raises(ValueError, match=r"timesteps.strata=0"):

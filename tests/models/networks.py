@@ -75,7 +75,7 @@ def random_inputs(
 
 
 def batch(inputs: list[ConditionInputs], generator: torch.Generator) -> ConditionInputs:
-    """Songs as one batch, padded at the end with random numbers, which a sound mask makes harmless."""
+    """Songs as one batch, padded at the end with random numbers, which a correct mask ignores."""
 
     def stack(name: str) -> Tensor:
         values = [getattr(song, name) for song in inputs]
@@ -115,7 +115,7 @@ def two_songs(frames: int, seed: int = 0) -> tuple[Conditions, Tensor]:
 
 
 def compiled_errors(batches: list[tuple[int, int]]) -> tuple[list[float], list[int]]:
-    """Differences of a compiled generation to the network after each batch, and how many programs there are then.
+    """Errors of a compiled ``CachedDiT`` after each batch, and the number of compiled programs then.
 
     Args:
         batches: songs and frames of each.
@@ -128,7 +128,7 @@ def compiled_errors(batches: list[tuple[int, int]]) -> tuple[list[float], list[i
         noise, conditions = noise[index], Conditions(*(part[index] for part in vars(two).values()))
         null = model.null(conditions)
         sampler = Sampler(Linear(steps=2), Euler(), CFG())
-        made = sampler(model.generation(compiled=True), noise, conditions, null)
+        made = sampler(model.cached_velocity(compiled=True), noise, conditions, null)
         errors.append(float((made - sampler(model.velocity, noise, conditions, null)).abs().max()))
         programs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     return errors, programs

@@ -1,4 +1,4 @@
-"""The network as a whole: sizes, names, start values, and what its methods promise."""
+"""The whole network: sizes, names, initialisation, conditions."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_published_shapes() -> None:
     assert shapes["detokenizer.special_tokens"] == (1, 5, 2048)
 
 
-def test_layers_alternate_unless_told() -> None:
+def test_layer_types_alternate_by_default() -> None:
     assert TINY.layer_types == ("sliding_attention", "full_attention", "sliding_attention")
     assert replace(TINY, layer_types=["full_attention"] * 3).layer_types == ("full_attention",) * 3
 
 
-def test_config_survives_its_own_dictionary() -> None:
+def test_config_round_trips_through_its_dictionary() -> None:
     assert AceStepConfig.from_dict(TINY.to_dict()) == TINY
     assert AceStepConfig.from_dict(TINY.to_dict() | {"padding": "masked"}).padding is Padding.masked
 
@@ -73,7 +73,7 @@ def test_published_dictionary_without_encoder_sizes_is_single_width() -> None:
     assert config.encoder.num_key_value_heads == 8
 
 
-def test_sliding_can_be_switched_off() -> None:
+def test_sliding_window_can_be_switched_off() -> None:
     assert replace(TINY, use_sliding_window=False).dit.stack.sliding_window is None
 
 
@@ -100,19 +100,19 @@ def test_sliding_can_be_switched_off() -> None:
         ({"padding": "none"}, "'none'"),
     ],
 )
-def test_wrong_sizes_are_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         AceStepConfig.from_dict(TINY.to_dict() | changes)
 
 
-def test_missing_sizes_are_named() -> None:
+def test_missing_sizes_are_an_error() -> None:
     published = TINY.to_dict()
     del published["num_hidden_layers"]
     with pytest.raises(ValueError, match="num_hidden_layers: missing"):
         AceStepConfig.from_dict(published)
 
 
-def test_start_values_are_a_function_of_the_generator() -> None:
+def test_initialisation_depends_on_the_generator_only() -> None:
     first, second, other = AceStep(TINY), AceStep(TINY), AceStep(TINY)
     for model, seed in ((first, 3), (second, 3), (other, 4)):
         model.init_weights(torch.Generator().manual_seed(seed))
@@ -122,7 +122,7 @@ def test_start_values_are_a_function_of_the_generator() -> None:
 
 
 @torch.no_grad()
-def test_start_values_have_the_published_spread() -> None:
+def test_initialisation_has_the_published_standard_deviation() -> None:
     model = AceStep(replace(TINY, hidden_size=100, initializer_range=0.02))
     model.init_weights(torch.Generator().manual_seed(0))
     layer = model.decoder.layers[0]
@@ -133,7 +133,7 @@ def test_start_values_have_the_published_spread() -> None:
     assert (model.decoder.time_embed.linear_1.bias == 0).all()
 
 
-def test_null_replaces_states_and_nothing_else() -> None:
+def test_null_replaces_states_only() -> None:
     model = network()
     conditions = random_conditions(torch.Generator().manual_seed(0), frames=9, tokens=5)
     null = model.null(conditions)
@@ -156,7 +156,7 @@ def test_hints_replace_the_source_of_covers_only() -> None:
         model.condition(replace(inputs, hints=hints[:, :8]), SILENCE)
 
 
-def test_every_parameter_of_a_cover_is_trained() -> None:
+def test_every_parameter_of_a_cover_has_a_gradient() -> None:
     model, generator = network(), torch.Generator().manual_seed(0)
     inputs = replace(random_inputs(generator, 11, 3, 3), is_cover=torch.tensor([True]))
     conditions = model.condition(inputs, SILENCE)

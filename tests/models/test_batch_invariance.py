@@ -1,4 +1,4 @@
-"""With ``padding=masked`` a song's result does not depend on the songs beside it; with ``upstream`` it does."""
+"""With ``padding=masked`` a song's result is independent of its batch; with ``upstream`` it is not."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_upstream_results_depend_on_every_kind_of_padding(songs: list[tuple[int,
     assert (together[1] - alone[1]).abs().max() > 1e-2
 
 
-def test_without_padding_both_modes_are_one() -> None:
+def test_without_padding_both_modes_are_equal() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = batch([random_inputs(generator, 33, 5, 7), random_inputs(generator, 33, 5, 7)], generator)
     x_t = normal(generator, 2, 33, 4)
     assert torch.equal(_velocity(MASKED, inputs, x_t), _velocity(UPSTREAM, inputs, x_t))
 
 
-def test_songs_without_anything_valid_stay_finite() -> None:
+def test_fully_masked_songs_stay_finite() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = batch([random_inputs(generator, 40, 5, 7), random_inputs(generator, 40, 5, 7)], generator)
     nothing = torch.tensor([[True], [False]])

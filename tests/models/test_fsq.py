@@ -1,4 +1,4 @@
-"""The finite scalar quantiser and the tokenizer around it."""
+"""Finite scalar quantization and the audio tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def quantizer() -> FSQ:
     return FSQ(16, LEVELS)
 
 
-def test_every_code_has_its_own_values(quantizer: FSQ) -> None:
+def test_codes_round_trip_through_values(quantizer: FSQ) -> None:
     assert quantizer.codebook_size == 64_000
     values = quantizer.values(torch.arange(64_000))
     assert values.unique(dim=0).shape == (64_000, 6)
@@ -26,7 +26,7 @@ def test_every_code_has_its_own_values(quantizer: FSQ) -> None:
         torch.testing.assert_close(values[:, dimension].unique(), torch.linspace(-1, 1, levels))
 
 
-def test_forward_agrees_with_its_codes(quantizer: FSQ) -> None:
+def test_forward_agrees_with_decoded_codes(quantizer: FSQ) -> None:
     x = 3 * normal(torch.Generator().manual_seed(0), 5, 7, 16)
     quantized, codes = quantizer(x)
     assert codes.shape == (5, 7)
@@ -34,14 +34,14 @@ def test_forward_agrees_with_its_codes(quantizer: FSQ) -> None:
     torch.testing.assert_close(quantized, quantizer.decode(codes))
 
 
-def test_gradients_pass_straight_through(quantizer: FSQ) -> None:
+def test_straight_through_gradients(quantizer: FSQ) -> None:
     x = normal(torch.Generator().manual_seed(0), 3, 16).requires_grad_()
     quantizer(x)[0].square().sum().backward()
     assert x.grad.abs().min() > 0
     assert quantizer.project_in.weight.grad.any()
 
 
-def test_codes_are_computed_in_float32_in_any_model(quantizer: FSQ) -> None:
+def test_codes_are_computed_in_float32_for_any_dtype(quantizer: FSQ) -> None:
     x = 3 * normal(torch.Generator().manual_seed(0), 400, 16).bfloat16()
     half = quantizer.bfloat16()
     quantized, codes = half(x)
@@ -52,7 +52,7 @@ def test_codes_are_computed_in_float32_in_any_model(quantizer: FSQ) -> None:
 
 
 @torch.no_grad()
-def test_last_group_is_filled_up_with_silence() -> None:
+def test_last_group_is_padded_with_silence() -> None:
     model, generator = network(), torch.Generator().manual_seed(0)
     latents, silence = normal(generator, 2, 8, 4), normal(generator, 1, 6, 4)
     filled = torch.cat([latents, silence[:, :2].expand(2, -1, -1)], dim=1)
@@ -60,6 +60,6 @@ def test_last_group_is_filled_up_with_silence() -> None:
     assert model.round_trip(latents, silence).shape == (2, 10, 4)
 
 
-def test_a_code_is_valid_if_one_of_its_frames_is() -> None:
+def test_code_mask_is_true_for_partly_valid_groups() -> None:
     mask = torch.arange(13) < torch.tensor([[13], [5], [6], [0]])
     assert network().tokenizer.code_mask(mask).sum(1).tolist() == [3, 1, 2, 0]

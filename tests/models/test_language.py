@@ -1,4 +1,4 @@
-"""The text encoder on a real, tiny Qwen3 folder: what it returns, what it keeps, what it refuses."""
+"""The text encoder on a tiny Qwen3 folder: features, cache and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encoder(folder: Path) -> TextEncoder:
     return TextEncoder(folder)
 
 
-def test_states_are_the_networks_own_and_padding_is_zero(encoder: TextEncoder) -> None:
+def test_states_equal_the_network_and_padding_is_zero(encoder: TextEncoder) -> None:
     states, mask = encoder.states([LONG, SHORT])
     assert mask.sum(1).tolist() == [len(LONG) + 1, len(SHORT) + 1]
     assert states.shape == (2, len(LONG) + 1, encoder.width)
@@ -51,7 +51,7 @@ def test_encoded_padding_differs_only_where_there_is_padding(encoder: TextEncode
     assert (padded[~mask] != 0).all()
 
 
-def test_lyrics_are_rows_of_the_token_table(encoder: TextEncoder) -> None:
+def test_lyrics_are_input_embeddings(encoder: TextEncoder) -> None:
     rows, mask = encoder.embed([LONG, SHORT])
     table = encoder.network.embed_tokens.weight
     assert torch.equal(rows[1][mask[1]], table[encoder.tokenizer.encode(SHORT).ids])
@@ -67,7 +67,7 @@ def test_texts_are_truncated_and_counted_whole(folder: Path) -> None:
     assert torch.equal(encoder.embed([LONG])[0][0, -1], encoder.network.embed_tokens.weight[encoder.pad_id])
 
 
-def test_states_are_kept_until_there_are_too_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_cache_evicts_the_oldest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = TextEncoder(folder)
     calls: list[int] = []
     encoder.network.register_forward_hook(lambda *_: calls.append(1))
@@ -82,7 +82,7 @@ def test_states_are_kept_until_there_are_too_many(folder: Path, monkeypatch: pyt
     assert len(calls) == 4
 
 
-def test_a_cast_forgets_what_was_kept(folder: Path) -> None:
+def test_a_cast_clears_the_cache(folder: Path) -> None:
     encoder = TextEncoder(folder)
     before, _ = encoder.states([SHORT])
     after, _ = encoder.to(torch.bfloat16).states([SHORT])
@@ -90,7 +90,7 @@ def test_a_cast_forgets_what_was_kept(folder: Path) -> None:
     torch.testing.assert_close(after.float(), before, atol=0.1, rtol=0.1)
 
 
-def test_it_is_frozen(folder: Path) -> None:
+def test_encoder_is_frozen(folder: Path) -> None:
     encoder = TextEncoder(folder, dtype=torch.bfloat16).train()
     assert not encoder.training
     assert not encoder.network.training
@@ -99,7 +99,7 @@ def test_it_is_frozen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_loading_leaves_the_progress_bar_as_it_was(folder: Path, shown: bool) -> None:
+def test_loading_restores_the_progress_bar_setting(folder: Path, shown: bool) -> None:
     before = logging.is_progress_bar_enabled()
     (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
     try:
@@ -109,20 +109,20 @@ def test_loading_leaves_the_progress_bar_as_it_was(folder: Path, shown: bool) ->
         (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
-def test_the_tokenizer_may_lie_beside_the_folder(folder: Path, encoder: TextEncoder, tmp_path: Path) -> None:
+def test_tokenizer_in_a_sibling_folder(folder: Path, encoder: TextEncoder, tmp_path: Path) -> None:
     apart = shutil.copytree(folder, tmp_path / "text_encoder")
     (tmp_path / "tokenizer").mkdir()
     (apart / "tokenizer.json").rename(tmp_path / "tokenizer" / "tokenizer.json")
     assert torch.equal(TextEncoder(apart).states([LONG])[0], encoder.states([LONG])[0])
 
 
-def test_a_missing_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_an_error(folder: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(folder, tmp_path / "text_encoder", ignore=shutil.ignore_patterns("tokenizer.json"))
     with pytest.raises(ValueError, match="tokenizer is missing; copy the whole text encoder folder"):
         TextEncoder(bare)
 
 
-def test_a_tokenizer_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_kind_is_an_error(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "text_encoder")
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(other / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"has no token <\|endoftext\|>"):

@@ -1,4 +1,4 @@
-"""The parts: what attends to what, and what keeps which dtype."""
+"""Layers: masks, norms, rotary embedding, attention, and their dtypes and gradients."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import torch
 from networks import TINY, network, normal, random_conditions, two_songs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from acestep.models.attention import CPU_BLOCK, FULL, SLIDING, Band, attend, attention_masks, hide
-from acestep.models.conditioner import by_song, pack
+from acestep.models.attention import (
+    CPU_BLOCK,
+    FULL,
+    SLIDING,
+    BandMask,
+    additive_mask,
+    attention_masks,
+    scaled_dot_product,
+)
+from acestep.models.conditioner import group_references, pack_sequences
 from acestep.models.dit import sinusoid
 from acestep.models.layers import Attention, RMSNorm
 from acestep.models.rotary import rotary_table, rotate
@@ -21,7 +29,7 @@ LIKE = torch.zeros(())
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("length", "window"), [(12, 8), (65, 63), (77, 3), (130, 64), (200, 0), (256, 64)])
-def test_a_band_is_dense_attention_under_a_mask(length: int, window: int, padded: bool) -> None:
+def test_band_mask_equals_dense_masked_attention(length: int, window: int, padded: bool) -> None:
     generator = torch.Generator().manual_seed(length)
     heads = [normal(generator, 3, length, count, 8).requires_grad_() for count in (4, 2, 2)]
     positions = torch.arange(length)
@@ -29,13 +37,13 @@ def test_a_band_is_dense_attention_under_a_mask(length: int, window: int, padded
     valid = None
     if padded:
         valid = torch.rand(3, length, generator=generator) < 0.7
-        valid[1:, length // 3 :] = False  # whole windows of nothing, and in the last song
-        valid[2] = False  # not a single key
+        valid[1:, length // 3 :] = False  # windows without a valid key
+        valid[2] = False  # no valid key at all
         visible = visible & valid[:, None, None]
-    banded = attend(*heads, attention_masks(length, window, valid, LIKE)[SLIDING])
-    dense = attend(*heads, hide(visible, LIKE))
+    banded = scaled_dot_product(*heads, attention_masks(length, window, valid, LIKE)[SLIDING])
+    dense = scaled_dot_product(*heads, additive_mask(visible, LIKE))
     torch.testing.assert_close(banded, dense, atol=1e-6, rtol=1e-5)
-    # What sees nothing follows rounding, not queries and keys: its gradients mean nothing.
+    # Gradients of fully masked queries are those of rounding errors.
     sees = visible.any(-1)[:, 0, :, None]
     for one, other in zip(
         *(torch.autograd.grad((x * sees).square().sum(), heads) for x in (banded, dense)), strict=True
@@ -43,27 +51,27 @@ def test_a_band_is_dense_attention_under_a_mask(length: int, window: int, padded
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_a_band_holds_nothing_of_the_square_of_the_length() -> None:
+def test_band_mask_size_is_linear_in_the_length() -> None:
     def largest(length: int) -> int:
         band = attention_masks(length, 32, torch.ones(1, length, dtype=torch.bool), LIKE)[SLIDING]
-        assert isinstance(band, Band)
+        assert isinstance(band, BandMask)
         return band.bias.numel()
 
     assert largest(64 * 40) == 10 * largest(64 * 4) == 64 * 40 * (CPU_BLOCK + 2 * 32)
 
 
 @pytest.mark.parametrize(("length", "window"), [(3, 2), (3, 7), (100, None)])
-def test_no_mask_where_the_band_holds_everything(length: int, window: int | None) -> None:
+def test_no_mask_where_the_window_covers_everything(length: int, window: int | None) -> None:
     assert attention_masks(length, window, None, LIKE) == {FULL: None, SLIDING: None}
 
 
-def test_invalid_keys_are_hidden_where_all_is_seen() -> None:
+def test_invalid_keys_are_masked_in_full_attention() -> None:
     valid = torch.tensor([[True, True, False, False], [True, True, True, True]])
     for mask in attention_masks(4, None, valid, LIKE).values():
         assert torch.equal(mask[:, 0, 0] == 0, valid)
 
 
-def test_a_change_spreads_one_window_per_sliding_layer() -> None:
+def test_receptive_field_grows_one_window_per_sliding_layer() -> None:
     model = network(replace(TINY, layer_types=(SLIDING,) * 3, sliding_window=2))
     generator = torch.Generator().manual_seed(0)
     conditions = random_conditions(generator, frames=60, tokens=3)
@@ -86,18 +94,18 @@ def test_rotation_depends_on_distance_only() -> None:
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
 
 
-def test_a_norm_has_the_gradient_of_what_it_computes() -> None:
+def test_rms_norm_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     norm = RMSNorm(6, eps=0.1).double()
     x = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
-    x[0, 0] = 0  # as padding is
-    for differentiable in (norm.unit, lambda x: norm.unit(x * x) * x):  # by one way, and by several
+    x[0, 0] = 0  # like padding
+    for differentiable in (norm.normalize, lambda x: norm.normalize(x * x) * x):  # alone, and in a composite
         assert torch.autograd.gradcheck(differentiable, x.requires_grad_(), check_forward_ad=True)
         assert torch.autograd.gradgradcheck(differentiable, x, check_fwd_over_rev=True)
-    assert torch.autograd.gradcheck(norm.unit, x, check_batched_grad=True)
+    assert torch.autograd.gradcheck(norm.normalize, x, check_batched_grad=True)
 
 
-def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
+def test_rotation_gradients() -> None:
     x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     table = rotary_table(5, 8, 100.0, x)
     differentiable = partial(rotate, rotary=table)
@@ -105,13 +113,13 @@ def test_a_rotation_has_the_gradient_of_what_it_computes() -> None:
     assert torch.autograd.gradgradcheck(differentiable, x, check_fwd_over_rev=True)
 
 
-def test_a_velocity_has_derivatives_along_a_direction() -> None:
-    """As training by differences of velocities needs them (mean flow, Geng et al. 2025, arXiv 2505.13447)."""
+def test_velocity_has_forward_mode_derivatives() -> None:
+    """As mean flow training needs them (Geng et al. 2025, arXiv 2505.13447)."""
     model = network().double()
     conditions, x_t = two_songs(50)
     conditions, x_t = conditions.to("cpu", torch.float64), x_t.double()
     t, along = torch.full((2,), 0.3, dtype=torch.float64), x_t.flip(1)
-    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # torch's fused kernel has none
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # torch's fused kernel has no jvp
         _, made = torch.func.jvp(lambda x: model.velocity(x, t, conditions), (x_t,), (along,))
         ahead, behind = (model.velocity(x_t + step * along, t, conditions) for step in (1e-5, -1e-5))
     torch.testing.assert_close(made, (ahead - behind) / 2e-5, atol=1e-7, rtol=1e-6)
@@ -123,7 +131,7 @@ def test_norm_computes_in_float32_and_keeps_the_dtype() -> None:
     assert torch.equal(norm(x), torch.ones(1, 4, dtype=torch.float16))
 
 
-def test_attention_bias_is_a_choice() -> None:
+def test_attention_bias_is_optional() -> None:
     assert Attention(TINY.dit.stack).q_proj.bias is None
     assert Attention(replace(TINY.dit.stack, attention_bias=True)).o_proj.bias is not None
 
@@ -139,12 +147,12 @@ def test_sinusoid_starts_with_cosines_of_a_thousand_t() -> None:
 def test_packing_puts_valid_rows_first_and_keeps_order() -> None:
     first = torch.tensor([[1.0, 2.0, 3.0]]).unsqueeze(-1)
     second = torch.tensor([[4.0, 5.0]]).unsqueeze(-1)
-    states, mask = pack(first, torch.tensor([[True, False, True]]), second, torch.tensor([[False, True]]))
+    states, mask = pack_sequences(first, torch.tensor([[True, False, True]]), second, torch.tensor([[False, True]]))
     assert states.flatten().tolist() == [1, 3, 5, 2, 4]
     assert mask.tolist() == [[True, True, True, False, False]]
 
 
 def test_references_go_to_their_songs_in_order() -> None:
-    states, mask = by_song(torch.arange(1.0, 5.0).unsqueeze(-1), torch.tensor([2, 0, 2, 2]), songs=3)
+    states, mask = group_references(torch.arange(1.0, 5.0).unsqueeze(-1), torch.tensor([2, 0, 2, 2]), songs=3)
     assert states.squeeze(-1).tolist() == [[2, 0, 0], [0, 0, 0], [1, 3, 4]]
     assert mask.tolist() == [[True, False, False], [False, False, False], [True, True, True]]

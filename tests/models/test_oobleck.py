@@ -1,4 +1,4 @@
-"""Oobleck's sizes and promises, and tiling around any autoencoder."""
+"""Oobleck: sizes, errors, and tiled encoding and decoding of any autoencoder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from networks import normal
 from torch import Tensor
 
 from acestep.audio import tiling
-from acestep.audio.tiling import tiled_decode, tiled_encode
+from acestep.audio.tiling import tiled_decode
 from acestep.data.encode import TiledEncoder
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.pipeline.pipeline import DECODE_CHUNK, DECODE_OVERLAP
-from acestep.training.memory_estimate import Alive
+from acestep.training.memory_estimate import AllocationTracker
+from acestep.types import Posterior
 
 SEAM = -80.0
 REACH = 25
-"""Frames that more than cover what a frame of ``TINY`` depends on."""
+"""Frames, more than half the receptive field of ``TINY``."""
 TINY = OobleckConfig(
     encoder_hidden_size=8,
     decoder_input_channels=4,
@@ -50,19 +51,19 @@ def test_published_size() -> None:
 
 
 @pytest.mark.parametrize("samples", [8, 15, 16, 83])
-def test_frames_are_whole(oobleck: Oobleck, samples: int) -> None:
+def test_latents_have_whole_frames_only(oobleck: Oobleck, samples: int) -> None:
     posterior = oobleck.encode(normal(torch.Generator().manual_seed(0), 2, 2, samples))
     assert posterior.mean.shape == posterior.scale.shape == (2, samples // 8, 4)
     assert (posterior.scale > 0).all()
     assert oobleck.decode(posterior.mean).shape == (2, 2, samples // 8 * 8)
 
 
-def test_less_than_a_frame_is_refused(oobleck: Oobleck) -> None:
+def test_less_than_a_frame_is_an_error(oobleck: Oobleck) -> None:
     with pytest.raises(ValueError, match="7 samples"):
         oobleck.encode(torch.zeros(1, 2, 7))
 
 
-def test_start_values_are_a_function_of_the_generator(oobleck: Oobleck) -> None:
+def test_initialisation_depends_on_the_generator_only(oobleck: Oobleck) -> None:
     again = Oobleck(TINY)
     again.init_weights(torch.Generator().manual_seed(0))
     assert all(torch.equal(again.state_dict()[name], value) for name, value in oobleck.state_dict().items())
@@ -79,16 +80,16 @@ def test_start_values_are_a_function_of_the_generator(oobleck: Oobleck) -> None:
         ({"audio_channels": 0}, "audio_channels=0"),
     ],
 )
-def test_wrong_sizes_are_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OobleckConfig.from_dict({"_class_name": "AutoencoderOobleck"} | changes)
 
 
-def test_tiles_with_enough_overlap_change_nothing(oobleck: Oobleck) -> None:
+def test_tiling_with_enough_overlap_is_exact(oobleck: Oobleck) -> None:
     latents = normal(torch.Generator().manual_seed(1), 2, 101, 4)
     audio = oobleck.decode(latents)
     torch.testing.assert_close(tiled_decode(oobleck, latents, chunk=60, overlap=25), audio, atol=1e-6, rtol=1e-5)
-    expected, tiled = oobleck.encode(audio), tiled_encode(oobleck, audio, chunk=480, overlap=200)
+    expected, tiled = oobleck.encode(audio), _encode_in_tiles(oobleck, audio, chunk=60, overlap=25)
     torch.testing.assert_close(tiled.mean, expected.mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(tiled.scale, expected.scale, atol=1e-6, rtol=1e-5)
 
@@ -100,13 +101,13 @@ def test_tiles_with_enough_overlap_change_nothing(oobleck: Oobleck) -> None:
     chunk=st.integers(2 * REACH + 10, 450),
     seed=st.integers(0, 2**16),
 )
-def test_no_seam_is_heard_at_any_length_and_chunk(
+def test_tiling_error_is_small_at_any_length_and_chunk(
     oobleck: Oobleck, songs: int, frames: int, chunk: int, seed: int
 ) -> None:
     latents = normal(torch.Generator().manual_seed(seed), songs, frames, 4)
     audio = oobleck.decode(latents)
     assert _decibels(tiled_decode(oobleck, latents, chunk, REACH), audio) < SEAM
-    tiled = tiled_encode(oobleck, audio, chunk * oobleck.hop, REACH * oobleck.hop)
+    tiled = _encode_in_tiles(oobleck, audio, chunk, REACH)
     assert _decibels(tiled.mean, oobleck.encode(audio).mean) < SEAM
 
 
@@ -118,32 +119,30 @@ def test_no_seam_is_heard_at_any_length_and_chunk(
     rest=st.integers(0, 35),
     core=st.integers(4, 90),
 )
-def test_stages_on_windows_give_what_they_give_of_the_whole(
-    ratios: list[int], songs: int, frames: int, rest: int, core: int
-) -> None:
+def test_windowed_stages_equal_the_whole(ratios: list[int], songs: int, frames: int, rest: int, core: int) -> None:
     config = replace(TINY, downsampling_ratios=tuple(ratios), channel_multiples=(1,) * len(ratios))
     autoencoder = Oobleck(config).eval().requires_grad_(False)
     autoencoder.init_weights(torch.Generator().manual_seed(0))
     audio = normal(torch.Generator().manual_seed(1), songs, 2, frames * config.hop + rest % config.hop)
-    # Where gradients are asked for, stages see the whole song.
+    # With gradients, stages process the whole song.
     expected = autoencoder.encode(audio).mean
     latents = normal(torch.Generator().manual_seed(2), songs, frames, 4)
     sound = autoencoder.decode(latents)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(tiling, "CACHED", 0)
-        patch.setattr(tiling, "LEAST_CORE", core)
+        patch.setattr(tiling, "CPU_WINDOW_ELEMENTS", 0)
+        patch.setattr(tiling, "MIN_CORE", core)
         torch.testing.assert_close(autoencoder.encode(audio).mean, expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(autoencoder.decode(latents), sound, atol=1e-5, rtol=1e-4)
 
 
-def test_memory_beside_the_song_does_not_grow_with_it(oobleck: Oobleck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "CACHED", 2**12)
+def test_working_memory_is_independent_of_the_length(oobleck: Oobleck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "CPU_WINDOW_ELEMENTS", 2**12)
 
     def beside(frames: int) -> tuple[float, float]:
         latents, audio = torch.zeros(1, frames, 4), torch.zeros(1, 2, frames * oobleck.hop)
-        with Alive() as decoding:
+        with AllocationTracker() as decoding:
             oobleck.decode(latents)
-        with Alive() as encoding:
+        with AllocationTracker() as encoding:
             oobleck.encode(audio)
         return decoding.peak / audio.nbytes, encoding.peak / audio.nbytes
 
@@ -152,12 +151,12 @@ def test_memory_beside_the_song_does_not_grow_with_it(oobleck: Oobleck, monkeypa
     # Pieces of the result and the result; for the encoder, whose result is half as large as the song, the song too.
     assert decoding < 2.4
     assert encoding < 2.2
-    # What gradients may be asked for is held whole.
+    # With gradients, everything is kept in memory.
     assert min(beside(4_000)) > 10
 
 
 @pytest.mark.slow
-def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
+def test_tiling_error_is_small_at_the_published_rates_and_tiles() -> None:
     config = OobleckConfig(
         encoder_hidden_size=2, decoder_input_channels=1, decoder_channels=1, channel_multiples=(1, 1, 1, 1, 1)
     )
@@ -168,9 +167,18 @@ def test_no_seam_is_heard_at_the_published_rates_and_tiles() -> None:
     tiled = tiled_decode(autoencoder, latents, DECODE_CHUNK, DECODE_OVERLAP)
     assert _decibels(tiled, audio) < SEAM
     encoder = TiledEncoder()
-    tiles = (size * config.hop for size in (encoder.chunk, encoder.overlap))
     audio = audio[..., : (encoder.chunk + 51) * config.hop]
-    assert _decibels(tiled_encode(autoencoder, audio, *tiles).mean, autoencoder.encode(audio).mean) < SEAM
+    assert (
+        _decibels(
+            _encode_in_tiles(autoencoder, audio, encoder.chunk, encoder.overlap).mean, autoencoder.encode(audio).mean
+        )
+        < SEAM
+    )
+
+
+def _encode_in_tiles(autoencoder: Oobleck, audio: Tensor, chunk: int, overlap: int) -> Posterior:
+    encoder = TiledEncoder(chunk=chunk, overlap=overlap)
+    return encoder.encode(encoder.tiles([audio], autoencoder), autoencoder)
 
 
 def _decibels(found: Tensor, expected: Tensor) -> float:
@@ -179,6 +187,6 @@ def _decibels(found: Tensor, expected: Tensor) -> float:
     return float(20 * torch.log10((found - expected).abs().max() / expected.abs().max()))
 
 
-def test_overlap_that_leaves_nothing_is_refused(oobleck: Oobleck) -> None:
+def test_overlap_as_large_as_the_chunk_is_an_error(oobleck: Oobleck) -> None:
     with pytest.raises(ValueError, match="chunk=8"):
         tiled_decode(oobleck, torch.zeros(1, 20, 4), chunk=8, overlap=64)

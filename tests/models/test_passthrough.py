@@ -1,4 +1,4 @@
-"""A network that starts as one that passes its noisy input through."""
+"""Initialisation that passes the noisy input through the network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from acestep import Pipeline
 from acestep.models.acestep import AceStep
 from acestep.models.passthrough import init_passthrough
-from acestep.types import Song
+from acestep.songs import Song
 
 
-def test_the_noise_reaches_the_velocity_and_the_seed_alone_decides() -> None:
+def test_velocity_follows_the_noise_and_depends_on_the_seed_only() -> None:
     pipeline = Pipeline.from_pretrained("micro_base")
     network = AceStep(pipeline.network.config).eval()
     noise = torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(0))
@@ -33,7 +33,7 @@ def test_the_noise_reaches_the_velocity_and_the_seed_alone_decides() -> None:
     assert torch.equal(found["passthrough"], found["again"])
 
 
-def test_a_network_without_room_beside_a_patch_is_refused() -> None:
+def test_a_network_as_narrow_as_a_patch_is_an_error() -> None:
     config = replace(Pipeline.from_pretrained("micro_base").network.config, hidden_size=128)
     with pytest.raises(ValueError, match=r"hidden_size=128: network=passthrough needs more than the 128"):
         init_passthrough(AceStep(config), torch.Generator())

@@ -1,4 +1,4 @@
-"""The micro autoencoder: what it hears in plain signals, and what comes back."""
+"""The spectral autoencoder: features of simple signals, and reconstruction."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from acestep.audio.tiling import tiled_decode
 from acestep.models.spectral import SpectralAutoencoder, SpectralConfig
-from acestep.synth import draw_song, render
+from acestep.synth import draw_song, render_song
 
 
 @pytest.fixture(scope="module")
 def autoencoder() -> SpectralAutoencoder:
-    songs = [torch.from_numpy(render(draw_song(1, index)[0]))[None] for index in range(12)]
+    songs = [torch.from_numpy(render_song(draw_song(1, index)[0]))[None] for index in range(12)]
     made = SpectralAutoencoder(SpectralConfig())
     made.fit(torch.cat([made.features(song)[0] for song in songs]))
     return made
@@ -26,7 +26,7 @@ def tone(hz: float, seconds: float = 1.6) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("note", [40, 57, 69, 88, 105])
-def test_a_tone_is_heard_on_its_semitone_at_its_level(autoencoder: SpectralAutoencoder, note: int) -> None:
+def test_a_tone_appears_at_its_semitone_with_its_amplitude(autoencoder: SpectralAutoencoder, note: int) -> None:
     features = autoencoder.features(tone(440 * 2 ** ((note - 69) / 12)))[0, 10:-10].mean(0)
     notes = features[: autoencoder.config.notes]
     assert notes.argmax() == note - autoencoder.config.lowest_note
@@ -45,14 +45,14 @@ def test_shapes_whole_frames_and_batches(autoencoder: SpectralAutoencoder) -> No
 
 
 @pytest.mark.parametrize("frames", [40, 97])
-def test_tiles_make_the_whole_song(autoencoder: SpectralAutoencoder, frames: int) -> None:
+def test_tiled_decoding_equals_the_whole_song(autoencoder: SpectralAutoencoder, frames: int) -> None:
     latents = torch.randn(2, frames, 64, generator=torch.Generator().manual_seed(frames))
     tiled = tiled_decode(autoencoder, latents, chunk=24, overlap=4)
     torch.testing.assert_close(tiled, autoencoder.decode(latents), atol=2e-5, rtol=0)
 
 
-def test_a_song_comes_back_with_its_spectrum_and_its_sides(autoencoder: SpectralAutoencoder) -> None:
-    audio = torch.from_numpy(render(draw_song(1, 40)[0]))[None]
+def test_reconstruction_keeps_spectrum_and_stereo(autoencoder: SpectralAutoencoder) -> None:
+    audio = torch.from_numpy(render_song(draw_song(1, 40)[0]))[None]
     again = autoencoder.decode(autoencoder.encode(audio).mean)
     before, after = autoencoder.features(audio), autoencoder.features(again)
     assert (before - after).abs().mean() < 0.25 * before.std()
@@ -62,7 +62,7 @@ def test_a_song_comes_back_with_its_spectrum_and_its_sides(autoencoder: Spectral
 
 
 def test_latents_have_unit_variance_on_average(autoencoder: SpectralAutoencoder) -> None:
-    songs = [torch.from_numpy(render(draw_song(1, index)[0]))[None] for index in range(12)]
+    songs = [torch.from_numpy(render_song(draw_song(1, index)[0]))[None] for index in range(12)]
     latents = torch.cat([autoencoder.encode(song).mean[0] for song in songs])
     assert latents.var(0).mean() == pytest.approx(1.0, rel=0.02)
 
@@ -76,6 +76,6 @@ def test_whitening_one_gives_every_channel_the_same_variance() -> None:
     torch.testing.assert_close(variances, torch.ones(64), atol=1e-3, rtol=0)
 
 
-def test_more_channels_than_features_are_refused() -> None:
+def test_more_channels_than_features_are_an_error() -> None:
     with pytest.raises(ValueError, match="latent_channels=100"):
         SpectralConfig(latent_channels=100)

@@ -1,4 +1,4 @@
-"""Published-layout folders of the golden data load through the one door, strictly and without pickled code."""
+"""Published-layout folders of the golden data load strictly and without pickled code."""
 
 from __future__ import annotations
 

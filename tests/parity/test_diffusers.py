@@ -20,7 +20,8 @@ from acestep.flow.noise import initial_noise
 from acestep.models.acestep import ENCODER_SIZES, AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Conditions, Song
+from acestep.songs import Song
+from acestep.types import Conditions
 from acestep.weights.save import save_checkpoint
 
 pytest.importorskip("diffusers", reason="a development dependency")

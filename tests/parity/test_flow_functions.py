@@ -1,4 +1,4 @@
-"""Guidance rules, wavelet correction, noise seeding, repaint helpers and timestep draws, each alone."""
+"""Guidance rules, wavelet correction, noise seeding, repaint functions and timesteps, one by one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from golden import cases, load_case
 
 from acestep.flow import ADG, APG, CFG, DCW, LogitNormalMax, Repaint, initial_noise
-from acestep.flow.dcw import Band
-from acestep.flow.guidance import Guidance, NormAxis, Pair
+from acestep.flow.dcw import DCWBand
+from acestep.flow.guidance import Guidance, NormAxis, Predictions
 from acestep.flow.wavelets import low_band
 
 AXES = {1: NormAxis.time, -1: NormAxis.channels, 2: NormAxis.channels}
@@ -50,7 +50,7 @@ def test_guidance(path: Path) -> None:
         x_t = given["latents"][call] if "latents" in given else conditional
         t = case.args["sigmas"][call] if "sigmas" in case.args else 1.0
         valid = torch.ones(conditional.shape[:2], dtype=torch.bool)
-        velocity, momentum = guidance(Pair(conditional, given["pred_uncond"][call], x_t, t, valid), momentum)
+        velocity, momentum = guidance(Predictions(conditional, given["pred_uncond"][call], x_t, t, valid), momentum)
         velocities.append(velocity)
         averages.append(momentum)
     case.check("guided", torch.stack(velocities))
@@ -64,7 +64,7 @@ def test_dcw(path: Path) -> None:
     for row in case.args["table"]:
         x, clean = case.inputs[f"x.T{row['length']}"], case.inputs[f"y.T{row['length']}"]
         correction = DCW(
-            mode=Band(row["mode"]),
+            mode=DCWBand(row["mode"]),
             scale=case.args["scaler"],
             high_scale=case.args["high_scaler"],
             wavelet=row["wavelet"],

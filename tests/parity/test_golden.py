@@ -1,4 +1,4 @@
-"""The golden data in the repository is there: a kind without cases would be skipped in silence."""
+"""The golden data in the repository is complete: a kind without cases would be skipped silently."""
 
 from __future__ import annotations
 

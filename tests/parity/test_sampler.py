@@ -1,4 +1,4 @@
-"""The samplers walk the reference's path: same latents at every step, same velocities, same result."""
+"""Samplers follow the reference: same latents and velocities at every step, same result."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from acestep.flow import (
     Repaint,
     Retake,
     Sampler,
+    SamplerTask,
     Shifted,
-    Task,
     Turbo,
     TurboCustom,
     VelocityEMA,
     initial_noise,
 )
-from acestep.flow.dcw import Band
+from acestep.flow.dcw import DCWBand
 from acestep.flow.guidance import Guidance
 from acestep.flow.schedule import TURBO_MAX_STEPS, Schedule
 from acestep.flow.solvers import Renoise, Solver, Step
@@ -82,7 +82,7 @@ FLOW_EDIT = {key: GENERATE[key] for key in ("shift", "timesteps", "cfg_interval_
 
 @dataclass
 class Recorder:
-    """A velocity field that remembers its calls; told of each step, it also knows which of them opened one."""
+    """A velocity field that records its calls, and with ``on_step`` which of them started a step."""
 
     network: AceStep
     calls: list[tuple[Tensor, float, Tensor]] = field(default_factory=list)
@@ -124,7 +124,7 @@ def test_generate(path: Path) -> None:
     task = task_of(case, args, network)
     sampler = turbo_sampler(args) if turbo else sampler_of(args)
 
-    def run(task: Task) -> tuple[Tensor, Recorder]:
+    def run(task: SamplerTask) -> tuple[Tensor, Recorder]:
         recorder = Recorder(network)
         draw = iter(given["sde_noise"]).__next__ if "sde_noise" in given else None
         null = network.null(conditions)
@@ -197,7 +197,7 @@ def solver_of(args: dict[str, Any], renoise: Renoise) -> Solver:
 
 def sampler_of(args: dict[str, Any]) -> Sampler:
     correction = DCW(
-        mode=Band(args["dcw_mode"]),
+        mode=DCWBand(args["dcw_mode"]),
         scale=args["dcw_scaler"],
         high_scale=args["dcw_high_scaler"],
         wavelet=args["dcw_wavelet"],
@@ -223,7 +223,7 @@ def turbo_sampler(args: dict[str, Any]) -> Sampler:
     return replace(plain, schedule=schedule, solver=solver, guidance=NoGuidance(), clean_last=True)
 
 
-def task_of(case: Case, args: dict[str, Any], network: AceStep) -> Task:
+def task_of(case: Case, args: dict[str, Any], network: AceStep) -> SamplerTask:
     given = case.inputs
     start = switch = repaint = None
     if args["cover_noise_strength"] > 0:
@@ -248,7 +248,7 @@ def task_of(case: Case, args: dict[str, Any], network: AceStep) -> Task:
             injection_ratio=args["repaint_injection_ratio"],
             crossfade_frames=args["repaint_crossfade_frames"],
         )
-    return Task(start=start, switch=switch, repaint=repaint)
+    return SamplerTask(start=start, switch=switch, repaint=repaint)
 
 
 def check_calls(case: Case, name: str, actual: list[Tensor]) -> None:

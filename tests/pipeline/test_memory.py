@@ -1,4 +1,4 @@
-"""What fits: counts that match what is stored, 8 bits that change little, and parts that leave when they are done."""
+"""Memory modes: predicted bytes equal stored ones, 8 bits change little, offloading moves parts back."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from acestep.memory import (
     GIB,
     PUBLISHED_PARAMETERS,
     Placement,
-    choose,
-    pick,
-    predict,
+    choose_mode,
+    estimate_memory,
+    estimate_modes,
+    first_fitting,
     predicted_bytes,
-    quantise,
-    stages_of,
+    quantize_network,
     stored_bytes,
 )
+from acestep.memory_modes import AUTO_MODES, MEMORY_MODES, MemoryMode
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.autoencoder import Oobleck, OobleckConfig
-from acestep.modes import AUTO_ORDER, FIXED, Memory
 from acestep.pipeline.build import build_network
 from acestep.pipeline.pipeline import DECODE_CHUNK, DECODE_OVERLAP, Pipeline
-from acestep.training.memory_estimate import Alive
-from acestep.types import Song
+from acestep.songs import Song
+from acestep.training.memory_estimate import AllocationTracker
 from acestep.weights.open import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -40,15 +40,15 @@ OTHERS = {part: 2 * count for part, count in PUBLISHED_PARAMETERS.items()}
 
 
 @pytest.fixture(scope="module")
-def xl() -> dict[Memory, object]:
-    return {mode: predict(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in FIXED}
+def xl() -> dict[MemoryMode, object]:
+    return {mode: estimate_memory(AceStepConfig(), OTHERS, mode, 60.0, HALF) for mode in MEMORY_MODES}
 
 
 @pytest.mark.slow
 def test_the_xl_dit_in_8_bits_takes_at_most_4_6_gb() -> None:
     with torch.device("meta"):
         network = AceStep(AceStepConfig()).to(HALF)
-    quantise(network, "int8")
+    quantize_network(network, "int8")
     measured = stored_bytes(network.decoder)
     assert measured <= 4.6e9
     with torch.device("meta"):
@@ -71,7 +71,7 @@ def test_8_bits_change_the_velocity_little(kind: str) -> None:
             return torch.cat([network.velocity(x_t, torch.tensor([t]), conditions) for t in (0.1, 0.5, 0.9)])
 
     full = velocities(pipeline.network)
-    quantise(pipeline.network, kind)
+    quantize_network(pipeline.network, kind)
     cosine = torch.cosine_similarity(full.flatten(1), velocities(pipeline.network).flatten(1))
     assert cosine.min() >= (0.999 if kind == "int8" else 0.99)
     plain = build_network(open_checkpoint("micro"), "cpu", torch.float32).decoder
@@ -86,14 +86,14 @@ def test_songs_in_every_mode(tiny: Path) -> None:
     pipeline = Pipeline.from_pretrained(tiny, memory="int8_offload")
     (small,) = pipeline.generate([Song()])
     with pytest.raises(ValueError, match="8-bit weights take no adapters"):
-        pipeline.bank.load("any")
+        pipeline.adapter_set.load("any")
     assert small.samples.isfinite().all()
     assert not torch.equal(full.samples, small.samples)
     with pytest.raises(ValueError, match="memory=little: use auto or full"):
         Pipeline.from_pretrained(tiny, memory="little")
 
 
-def test_parts_are_on_the_device_while_they_work_and_not_after() -> None:
+def test_placement_moves_parts_to_the_device_and_back() -> None:
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     with Placement(torch.device("meta"), offload=False)(first):
         assert first.weight.device.type == "cpu"
@@ -115,48 +115,49 @@ def test_parts_are_on_the_device_while_they_work_and_not_after() -> None:
     assert watched.places == ["meta", "cpu"]
 
 
-def test_auto_takes_the_first_that_fits_and_says_why(xl: dict[Memory, object]) -> None:
-    found = {gigabytes: choose(xl, gigabytes * GIB, "cuda").mode for gigabytes in (6, 8, 12, 16, 20, 24, 80)}
-    order = [AUTO_ORDER.index(mode) for mode in found.values()]
+def test_auto_selects_the_first_mode_that_fits(xl: dict[MemoryMode, object]) -> None:
+    found = {gigabytes: first_fitting(xl, gigabytes * GIB, "cuda").mode for gigabytes in (6, 8, 12, 16, 20, 24, 80)}
+    order = [AUTO_MODES.index(mode) for mode in found.values()]
     assert order == sorted(order, reverse=True)
-    assert found[20] in (Memory.full, Memory.int8)
-    assert found[80] is Memory.full
-    assert xl[Memory.int8_offload].peak(offload=True) < 12e9
+    assert found[20] in (MemoryMode.full, MemoryMode.int8)
+    assert found[80] is MemoryMode.full
+    assert xl[MemoryMode.int8_offload].peak(offload=True) < 12e9
     assert not found[20].offloads
-    assert "GiB" in choose(xl, 12 * GIB, "cuda").reason
-    assert choose(xl, GIB, "cuda").mode is Memory.int8_offload
+    assert "GiB" in first_fitting(xl, 12 * GIB, "cuda").reason
+    assert first_fitting(xl, GIB, "cuda").mode is MemoryMode.int8_offload
 
 
-def test_what_is_offloaded_and_quantised_counts_less(xl: dict[Memory, object]) -> None:
+def test_offloading_and_quantization_lower_the_peak(xl: dict[MemoryMode, object]) -> None:
     peaks = {mode: stages.peak(mode.offloads) for mode, stages in xl.items()}
-    assert peaks[Memory.full] > peaks[Memory.offload] > peaks[Memory.int8_offload]
-    assert peaks[Memory.full] > peaks[Memory.int8] > peaks[Memory.int8_offload]
-    assert sum(xl[Memory.full].weights.values()) == sum(OTHERS.values()) + 2 * 4_987_308_678
+    assert peaks[MemoryMode.full] > peaks[MemoryMode.offload] > peaks[MemoryMode.int8_offload]
+    assert peaks[MemoryMode.full] > peaks[MemoryMode.int8] > peaks[MemoryMode.int8_offload]
+    assert sum(xl[MemoryMode.full].weights.values()) == sum(OTHERS.values()) + 2 * 4_987_308_678
 
 
 @pytest.mark.parametrize("dtype", [HALF, torch.float32])
 @pytest.mark.parametrize("seconds", [10, 60, 300])
-def test_decoding_takes_what_is_predicted(seconds: int, dtype: torch.dtype) -> None:
+def test_decoding_memory_equals_the_prediction(seconds: int, dtype: torch.dtype) -> None:
     with torch.device("meta"):
         published = Oobleck(OobleckConfig()).to(dtype)
     latents = torch.zeros(1, seconds * 25, 64, dtype=dtype, device="meta")
-    with torch.no_grad(), Alive() as alive:
+    with torch.no_grad(), AllocationTracker() as alive:
         tiled_decode(published, latents, DECODE_CHUNK, DECODE_OVERLAP).float()
-    predicted = predict(AceStepConfig(), OTHERS, Memory.full, seconds, dtype).activations["decoding"]
+    predicted = estimate_memory(AceStepConfig(), OTHERS, MemoryMode.full, seconds, dtype).activations["decoding"]
     assert 0.95 * alive.peak < predicted < 1.6 * alive.peak
 
 
 def test_stages_of_a_checkpoint_and_the_cpu(tiny: Path) -> None:
-    stages = stages_of(open_checkpoint(tiny), 1.0, torch.float32)
+    checkpoint, config = open_checkpoint(tiny), AceStepConfig.from_dict(NETWORK)
+    stages = estimate_modes(checkpoint, config, 1.0, torch.float32)
     with torch.device("meta"):
-        decoder = AceStep(AceStepConfig.from_dict(NETWORK)).decoder
-    assert stages[Memory.full].weights["sampling"] == stored_bytes(decoder)
-    chosen = pick(tiny, torch.device("cpu"), torch.float32, None, 1)
-    assert chosen.mode is Memory.full
-    assert "nowhere to wait" in chosen.reason
+        decoder = AceStep(config).decoder
+    assert stages[MemoryMode.full].weights["sampling"] == stored_bytes(decoder)
+    chosen = choose_mode(checkpoint, config, torch.device("cpu"), torch.float32, None, 1)
+    assert chosen.mode is MemoryMode.full
+    assert "no other memory to offload to" in chosen.reason
 
 
-def test_more_songs_at_a_time_are_predicted_to_take_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prediction_grows_with_the_batch(capsys: pytest.CaptureFixture[str]) -> None:
     peaks = []
     for songs in (1, 64):
         assert main(["bench", "memory", "--model", "micro", "--songs", str(songs), "--dtype", "float32"]) == 0
@@ -169,7 +170,7 @@ def test_more_songs_at_a_time_are_predicted_to_take_more(capsys: pytest.CaptureF
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["int8", "fp8"])
-def test_8_bits_go_through_the_compiler(mode: str) -> None:
+def test_8_bits_compile(mode: str) -> None:
     code = f"""
 import sys
 from dataclasses import replace
@@ -188,7 +189,7 @@ sys.exit(not (compiled - eager).norm() < 1e-4 * eager.norm())
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_bench_prints_a_line_a_mode(tiny: Path) -> None:
+def test_bench_prints_a_line_per_mode(tiny: Path) -> None:
     lines = list(memory_table(str(tiny), 1.0, "cpu", steps=1))
     assert [line.split()[0] for line in lines[2:]] == ["full", "offload", "int8", "int8_offload", "fp8"]
     full, offload, int8, int8_offload, fp8 = (float(line.split()[-1]) for line in lines[2:])

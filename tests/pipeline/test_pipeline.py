@@ -1,8 +1,9 @@
-"""Songs to audio: the same whatever the batch, refused before anything is made, and saved to make the same again."""
+"""The pipeline: independence of the batch, validation, saving, audio levels."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ from tiny import write_tiny
 
 import acestep
 import acestep.pipeline.pipeline as pipeline_module
+import acestep.types
 from acestep.adapters import LoRA, save_adapter
-from acestep.audio.loudness import Normalize, levelled, loudness
+from acestep.audio.loudness import Normalize, loudness, normalize_level
 from acestep.flow import APG, SDE, Euler, NoGuidance, Sampler, Shifted
-from acestep.pipeline.build import fingerprint
+from acestep.pipeline.build import weights_fingerprint
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Song
+from acestep.songs import Song
 from acestep.weights.open import folder_hash
 
 SONGS = [
@@ -35,7 +37,7 @@ def pipeline(tiny: Path) -> Pipeline:
 
 
 @pytest.mark.parametrize("solver", [Euler(), SDE()])
-def test_a_song_does_not_hear_its_batch(pipeline: Pipeline, solver: Euler | SDE) -> None:
+def test_a_song_does_not_depend_on_its_batch(pipeline: Pipeline, solver: Euler | SDE) -> None:
     songs = [pipeline.resolve(song) for song in SONGS]
     sampler = Sampler(Shifted(steps=3, shift=2.0), solver, APG(scale=3.0))
     together = pipeline.latents(songs, sampler)
@@ -44,7 +46,7 @@ def test_a_song_does_not_hear_its_batch(pipeline: Pipeline, solver: Euler | SDE)
         torch.testing.assert_close(latents, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_songs_come_in_order_with_what_was_made(pipeline: Pipeline) -> None:
+def test_audio_comes_in_order_with_its_request(pipeline: Pipeline) -> None:
     made = list(pipeline.generate(SONGS, SAMPLER, batch_size=2))
     assert [audio.song.caption for audio in made] == [song.caption for song in SONGS]
     assert [audio.seconds for audio in made] == [0.48, 1.0, 0.64]
@@ -63,7 +65,7 @@ def test_seeds_and_samplers_matter(pipeline: Pipeline) -> None:
     assert not torch.allclose(first, other, atol=1e-3)
 
 
-def test_songs_in_the_midst_of_training(tiny: Path) -> None:
+def test_songs_during_training(tiny: Path) -> None:
     pipeline = Pipeline.from_pretrained(tiny)
     LoRA(rank=2, dropout=0.5)(pipeline.network.decoder, torch.Generator().manual_seed(0))
     song = pipeline.resolve(Song())
@@ -72,7 +74,7 @@ def test_songs_in_the_midst_of_training(tiny: Path) -> None:
     assert pipeline.network.training
 
 
-def test_the_checkpoint_brings_length_and_sampler(pipeline: Pipeline) -> None:
+def test_length_and_sampler_default_to_the_checkpoints(pipeline: Pipeline) -> None:
     assert pipeline.resolve(Song()).seconds == pipeline.lengths.default_seconds
     assert pipeline.sampler.schedule == Shifted(steps=2, shift=1.0)
 
@@ -86,14 +88,14 @@ def test_the_checkpoint_brings_length_and_sampler(pipeline: Pipeline) -> None:
         (Song(bpm=1000), r"song.bpm=1000"),
     ],
 )
-def test_a_bad_song_is_refused_before_any_is_made(pipeline: Pipeline, song: Song, says: str) -> None:
+def test_an_invalid_song_is_refused_before_any_is_generated(pipeline: Pipeline, song: Song, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         pipeline.generate([Song(), song])
     with pytest.raises(ValueError, match="batch_size=0"):
         pipeline.generate([Song()], batch_size=0)
 
 
-def test_saved_parts_make_the_same_song(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_saved_pipeline_gives_the_same_song(pipeline: Pipeline, tmp_path: Path) -> None:
     again = Pipeline.from_pretrained(pipeline.save(tmp_path / "run" / "weights").parent)
     (here,), (there,) = (list(each.generate(SONGS[:1])) for each in (pipeline, again))
     assert torch.equal(here.samples, there.samples)
@@ -113,38 +115,41 @@ def test_the_examples_run() -> None:
     assert doctest.testmod(pipeline_module) == (0, 4)
 
 
-def test_a_remark_names_its_song(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_names_its_song(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     next(pipeline.generate([acestep.Request(name="long", lyrics="la " * 50, seconds=0.4)], SAMPLER))
     assert "long: song.lyrics: singing them takes about 17 s, the song lasts 0.4 s" in caplog.text
 
 
 def test_levels(caplog: pytest.LogCaptureFixture) -> None:
     loud, quiet, silent = torch.tensor([[2.0, -4.0]]), torch.tensor([[0.1]]), torch.zeros(1, 3)
-    assert float(levelled(loud, Normalize.none, 48_000, "x").abs().max()) == 1
+    assert float(normalize_level(loud, Normalize.none, 48_000, "x").abs().max()) == 1
     assert "x: its peak of 4.00 would clip; it was turned down by 12.0 dB" in caplog.text
-    assert levelled(quiet, Normalize.none, 48_000) is quiet
+    assert normalize_level(quiet, Normalize.none, 48_000) is quiet
     for samples in (loud, quiet):
-        assert float(levelled(samples, Normalize.peak, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
-    assert levelled(silent, Normalize.peak, 48_000) is silent
+        assert float(normalize_level(samples, Normalize.peak, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert normalize_level(silent, Normalize.peak, 48_000) is silent
     assert "is silent" in caplog.text
 
 
 def test_loudness_is_set_where_the_peak_allows_it(caplog: pytest.LogCaptureFixture) -> None:
     tone = torch.sin(6.2832 * 997 * torch.arange(96_000) / 48_000).repeat(2, 1)
     assert loudness(tone, 48_000) == pytest.approx(0.0, abs=0.1)  # BS.1770-4: 0 dBFS at 997 Hz on both sides
-    assert loudness(levelled(0.01 * tone, Normalize.lufs, 48_000), 48_000) == pytest.approx(-14.0, abs=0.05)
+    assert loudness(normalize_level(0.01 * tone, Normalize.lufs, 48_000), 48_000) == pytest.approx(-14.0, abs=0.05)
     assert not caplog.text
     spiked = 0.001 * tone
     spiked[:, 40_000] = 1.0
-    assert float(levelled(spiked, Normalize.lufs, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert float(normalize_level(spiked, Normalize.lufs, 48_000).abs().max()) == pytest.approx(10 ** (-1 / 20))
     assert "at -14 LUFS it would clip" in caplog.text
     assert loudness(tone[:, :100], 48_000) == float("-inf")
 
 
-def test_the_package_shows_its_names_and_imports_nothing_heavy() -> None:
+def test_package_attributes_are_imported_lazily() -> None:
     assert acestep.Pipeline is Pipeline
     with pytest.raises(AttributeError, match="has no attribute 'Pipelin'"):
         acestep.Pipelin  # noqa: B018 (the access is the test)
+    for package, name in (("acestep.audio", "Audio"), ("acestep.pipeline", "Pipeline"), ("acestep.songs", "Song")):
+        assert getattr(importlib.import_module(package), name) is getattr(acestep, name)
+    assert acestep.types.Song is Song, "the former address"
     code = "import sys, acestep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -162,7 +167,7 @@ def test_an_adapter_is_loaded_on_its_base(pipeline: Pipeline, tiny: Path, tmp_pa
     here, there, base = (each.latents([each.resolve(SONGS[0])])[0] for each in (adapted, loaded, pipeline))
     assert torch.equal(here, there)
     assert not torch.allclose(here, base, atol=1e-3)
-    assert fingerprint(run) not in (fingerprint(tiny), folder_hash(run / "weights"))
+    assert weights_fingerprint(run) not in (weights_fingerprint(tiny), folder_hash(run / "weights"))
 
 
 def test_another_checkpoints_autoencoder_decodes_the_same_latents(pipeline: Pipeline, tmp_path: Path) -> None:

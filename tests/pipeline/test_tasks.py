@@ -1,4 +1,4 @@
-"""Songs that start from recordings: what they keep, what they hear, and what they refuse."""
+"""Tasks with a source recording: what is kept, conditions, strengths, validation, adapters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import soundfile
 import torch
 
 from acestep.audio.audio import Audio
-from acestep.conditioning.prompt import instruction
+from acestep.conditioning.prompt import task_instruction
 from acestep.flow import CFG, Euler, Heun, NoGuidance, Sampler, Shifted
 from acestep.pipeline.pipeline import Pipeline
-from acestep.pipeline.prepare import crossfaded
-from acestep.types import AdapterUse, Request, Song
+from acestep.pipeline.prepare import crossfade
+from acestep.songs import AdapterUse, Request, Song
 
 SAMPLER = Sampler(Shifted(steps=4, shift=1.0), Euler(), CFG(scale=2.0))
 RATE, HOP = 48_000, 1920
@@ -47,7 +47,7 @@ def read(path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9, 1.0])
-def test_a_repaint_keeps_the_rest_as_the_autoencoder_has_it(pipeline: Pipeline, source: Path, strength: float) -> None:
+def test_a_repaint_keeps_the_reconstruction_outside_the_span(pipeline: Pipeline, source: Path, strength: float) -> None:
     request = Request(task="repaint", source=str(source), start=0.8, end=1.2, repaint_strength=strength, caption="new")
     samples, kept = made(pipeline, request), reconstruction(pipeline, read(source))
     fade = round(25 * (1 - strength)) * HOP
@@ -59,7 +59,7 @@ def test_a_repaint_keeps_the_rest_as_the_autoencoder_has_it(pipeline: Pipeline, 
     assert strength == 1 or jumps[:, :2].max() < 0.05
 
 
-def test_a_repaint_can_keep_the_sources_own_samples_or_nothing(pipeline: Pipeline, source: Path) -> None:
+def test_splice_source_and_none(pipeline: Pipeline, source: Path) -> None:
     request = Request(task="repaint", source=str(source), start=0.8, end=1.2, splice="source")
     samples, own = made(pipeline, request), read(source)
     ramp = int(0.025 * RATE)
@@ -70,7 +70,7 @@ def test_a_repaint_can_keep_the_sources_own_samples_or_nothing(pipeline: Pipelin
 
 
 @pytest.mark.parametrize(("start", "end", "frames", "kept"), [(-0.4, 0.0001, 60, (10, 60)), (2.0, 2.6, 65, (0, 50))])
-def test_a_song_grows_before_its_start_and_past_its_end(
+def test_a_span_beyond_the_source_extends_the_song(
     pipeline: Pipeline, source: Path, start: float, end: float, frames: int, kept: tuple[int, int]
 ) -> None:
     request = Request(task="repaint", source=str(source), start=start, end=end, repaint_strength=1.0)
@@ -83,7 +83,7 @@ def test_a_song_grows_before_its_start_and_past_its_end(
     torch.testing.assert_close(samples[:, first:last], whole[:, first:last], atol=1e-6, rtol=0)
 
 
-def test_what_the_networks_read(pipeline: Pipeline, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conditions_of_cover_and_edit(pipeline: Pipeline, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     encode = type(pipeline.conditioner).encode
     monkeypatch.setattr(
@@ -96,8 +96,8 @@ def test_what_the_networks_read(pipeline: Pipeline, source: Path, monkeypatch: p
     (_, (first,)), (_, (second,)) = seen
     assert first.is_cover
     assert not second.is_cover
-    assert first.instruction == instruction("cover")
-    assert second.instruction == instruction("text2music")
+    assert first.instruction == task_instruction("cover")
+    assert second.instruction == task_instruction("text2music")
     assert torch.equal(second.source, pipeline.conditioner.silence.repeat(1, 2, 1)[0, :50])
     assert torch.allclose(first.source, pipeline.encode(Audio(read(source), RATE)).mean[0])
     seen.clear()
@@ -105,7 +105,7 @@ def test_what_the_networks_read(pipeline: Pipeline, source: Path, monkeypatch: p
     assert [(songs[0].caption, songs[0].lyrics) for songs, _ in seen] == [("x", "c"), ("a", "b")]
 
 
-def test_strengths_matter_and_their_ends_mean_what_they_say(pipeline: Pipeline, source: Path) -> None:
+def test_strengths_and_their_limits(pipeline: Pipeline, source: Path) -> None:
     whole, none = (Request(task="cover", source=str(source), cover_strength=share) for share in (1.0, 0.0))
     plain = Song(seconds=2.0)
     assert not torch.allclose(made(pipeline, whole), made(pipeline, none), atol=1e-3)
@@ -119,10 +119,10 @@ def test_strengths_matter_and_their_ends_mean_what_they_say(pipeline: Pipeline, 
     assert away[0] > away[1] > away[2]
     edit = pipeline.resolve(Request(task="edit", source=str(source), edit_start=1.0, caption="other"))
     torch.testing.assert_close(pipeline.latents([edit], still)[0], clean)
-    told: list[int] = []
-    pipeline.latents([replace(edit, edit_start=0.5, edit_stop=0.8)], still, lambda step, x, v: told.append(step.index))
-    assert told == list(range(10, 20))
-    with pytest.raises(ValueError, match=r"^solver=.*: task edit takes Euler steps"):
+    steps: list[int] = []
+    pipeline.latents([replace(edit, edit_start=0.5, edit_stop=0.8)], still, lambda step, x, v: steps.append(step.index))
+    assert steps == list(range(10, 20))
+    with pytest.raises(ValueError, match=r"^solver=.*: task edit supports Euler steps"):
         pipeline.latents([edit], replace(still, solver=Heun()))
     takes = [
         pipeline.latents([pipeline.resolve(Request(retake=share, retake_seed=9))], still)[0] for share in (0, 0.5, 1)
@@ -132,25 +132,25 @@ def test_strengths_matter_and_their_ends_mean_what_they_say(pipeline: Pipeline, 
     assert (takes[1] - takes[0]).norm() < (takes[2] - takes[0]).norm()
 
 
-def test_references_change_the_timbre_and_nothing_else_does(pipeline: Pipeline, source: Path, tmp_path: Path) -> None:
+def test_references_are_conditions(pipeline: Pipeline, source: Path, tmp_path: Path) -> None:
     short = Audio(torch.rand(1, 4_000) - 0.5, 16_000).save(tmp_path / "short.wav")
     alone = made(pipeline, Song())
     one = made(pipeline, Request(references=(str(source),)))
     two = made(pipeline, Request(references=(str(source), str(short))))
     assert not torch.equal(alone, one)
     assert not torch.equal(two, one)
-    (item,) = pipeline._prepared([pipeline.resolve(Request(references=(str(source), str(short))))])
+    (item,) = pipeline._prepare([pipeline.resolve(Request(references=(str(source), str(short))))])
     samples, window = read(source), 3 * HOP
     parts = [samples[:, :window], samples[:, RATE * 2 // 3 :][:, :window], samples[:, -4 * HOP :]]
     expected = pipeline.encode(Audio(torch.cat(parts, dim=1), RATE)).mean[0]
-    torch.testing.assert_close(item.layout.references[0], expected)
-    assert item.layout.references.shape == (2, 10, 64)
+    torch.testing.assert_close(item.context.references[0], expected)
+    assert item.context.references.shape == (2, 10, 64)
     silent = Audio(torch.zeros(2, 48_000), 48_000).save(tmp_path / "silent.wav")
     with pytest.raises(ValueError, match=r"song\.references=.*is silent"):
         made(pipeline, Request(references=(str(silent),)))
 
 
-def test_mixed_requests_are_as_each_alone(pipeline: Pipeline, source: Path) -> None:
+def test_mixed_requests_equal_single_ones(pipeline: Pipeline, source: Path) -> None:
     base = {"source": str(source), "seed": 4}
     requests = [
         Song(seconds=0.4),
@@ -185,15 +185,15 @@ def test_sources_of_any_kind(pipeline: Pipeline, tmp_path: Path) -> None:
         ({"task": "covr"}, "song.task=covr: did you mean cover?"),
         ({"task": "cover", "source": None}, "song.source: task cover starts from a recording"),
         ({"task": "cover", "source": "none.wav"}, "song.source=none.wav: no such file"),
-        ({"task": "text2music"}, "song.source=.*: task text2music starts from none"),
+        ({"task": "text2music"}, "song.source=.*: task text2music takes none"),
         ({"task": "repaint"}, "song.start: task repaint needs"),
         ({"task": "repaint", "start": 3.0, "end": 4.0}, "song.start=3: the source is 2.00 s long"),
         ({"task": "repaint", "start": 1.0, "end": 0.5}, "song.end=0.5: need more than"),
         ({"task": "repaint", "start": 1.0, "end": 99.0}, "song.end=99.0: the song would last 99 s"),
         ({"task": "repaint", "start": -99.0, "end": 1.0}, "song.start=-99.0: the song would last"),
         ({"task": "repaint", "start": float("nan")}, "song.start=nan"),
-        ({"task": "cover", "start": 1.0}, "song.start=1: only repaint and lego"),
-        ({"task": "cover", "seconds": 1.0}, "song.seconds=1: task cover lasts as its source does, 2 s"),
+        ({"task": "cover", "start": 1.0}, "song.start=1: only tasks repaint and lego"),
+        ({"task": "cover", "seconds": 1.0}, "song.seconds=1: task cover lasts as long as its source, 2 s"),
         ({"task": "cover", "cover_strength": 1.5}, "song.cover_strength=1.5: need 0 to 1"),
         ({"task": "cover", "splice": "hard"}, "song.splice=hard: there are"),
         ({"task": "cover", "tracks": ("drums",)}, "song.tracks=drums: task cover takes none"),
@@ -201,7 +201,7 @@ def test_sources_of_any_kind(pipeline: Pipeline, tmp_path: Path) -> None:
         ({"task": "lego"}, "song.task=lego: .* was not trained for it"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_field(
+def test_invalid_requests_are_refused_with_the_field(
     pipeline: Pipeline, source: Path, values: dict[str, object], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):
@@ -209,10 +209,10 @@ def test_what_cannot_be_is_refused_with_its_field(
 
 
 def test_untrained_tasks_on_demand(tiny: Path, source: Path) -> None:
-    willing = Pipeline.from_pretrained(tiny, allow_untrained=True)
+    pipeline = Pipeline.from_pretrained(tiny, allow_untrained=True)
     tracks = {"extract": ("vocals",), "lego": ("drums",), "complete": ("bass", "brass")}
     for task, named in tracks.items():
-        assert made(willing, Request(task=task, source=str(source), tracks=named)).shape[1] == 50 * HOP
+        assert made(pipeline, Request(task=task, source=str(source), tracks=named)).shape[1] == 50 * HOP
 
 
 def test_adapters_are_switched_by_request_and_merged(tiny: Path, adapters: list[str]) -> None:
@@ -231,7 +231,7 @@ def test_adapters_are_switched_by_request_and_merged(tiny: Path, adapters: list[
     alone = Pipeline.from_pretrained(adapters[0])
     torch.testing.assert_close(one, made(alone, Song()), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(one, both, atol=1e-3)
-    pipeline.bank.merge([second, first])
+    pipeline.adapter_set.merge([second, first])
     assert not any("lora" in name for name, _ in pipeline.network.named_parameters())
     for again in (Song(), requests[2]):
         torch.testing.assert_close(made(pipeline, again), both, atol=1e-3, rtol=1e-3)
@@ -239,7 +239,7 @@ def test_adapters_are_switched_by_request_and_merged(tiny: Path, adapters: list[
         made(pipeline, requests[0])
 
 
-def test_merged_adapters_are_had_in_8_bits(tiny: Path, adapters: list[str]) -> None:
+def test_merged_adapters_are_quantized(tiny: Path, adapters: list[str]) -> None:
     use = AdapterUse(path=adapters[0])
     merged = Pipeline.from_pretrained(tiny, memory="int8", merged=[use])
     close = made(merged, Request(adapters=(use,)))
@@ -254,6 +254,6 @@ def test_previews_follow_the_sampler(pipeline: Pipeline) -> None:
     assert seen == [(index, (1, 10, 64)) for index in range(4)]
 
 
-def test_a_crossfade_keeps_what_is_outside() -> None:
-    mixed = crossfaded(torch.ones(1, 10), torch.zeros(1, 10), 4, 6, 3)
+def test_crossfade_ramps_are_outside_the_span() -> None:
+    mixed = crossfade(torch.ones(1, 10), torch.zeros(1, 10), 4, 6, 3)
     assert mixed[0].tolist() == [0, 0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0]

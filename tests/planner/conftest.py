@@ -1,4 +1,4 @@
-"""Makes ``tiny_language`` importable for the tests of this folder, and shares one model."""
+"""Makes ``tiny_language`` importable in this folder, and a shared language model."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ from acestep.planner.model import LanguageModel
 
 @pytest.fixture(scope="session")
 def language() -> LanguageModel:
-    """Random weights, 1,000 codes. Not to be written to."""
+    """A language model of random weights with 1,000 codes. Read-only."""
     return language_model()

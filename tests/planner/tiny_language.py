@@ -1,4 +1,4 @@
-"""A tiny language model of random weights, with a tokenizer that has what Qwen's has: merges, spaces, line breaks."""
+"""A tiny language model of random weights, with a byte-level BPE tokenizer like Qwen's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from tokenizers import Tokenizer
 
-from acestep.planner.begin import Scratch
+from acestep.planner.init import ScratchInit
 from acestep.planner.model import LanguageModel
 from acestep.planner.vocabulary import Vocabulary
 
@@ -34,14 +34,13 @@ def _tokenizer(codes: int) -> str:
 
 
 def vocabulary(codes: int = 1000) -> Vocabulary:
-    """The tokenizer's tokens."""
     return Vocabulary(Tokenizer.from_str(_tokenizer(codes)))
 
 
 def language_model(codes: int = 1000, seed: int = 0, **size: int) -> LanguageModel:
-    """A Qwen3 of random weights, large enough to have opinions."""
+    """A Qwen3 of random weights, scaled so that its predictions are far from uniform."""
     generator = torch.Generator().manual_seed(seed)
-    model = Scratch(**{**SIZE, **size})(TEXTS * 4, codes, generator)
+    model = ScratchInit(**{**SIZE, **size})(TEXTS * 4, codes, generator)
     model.network.eval().requires_grad_(False)
     for parameter in model.network.parameters():
         if parameter.ndim == 2:

@@ -1,4 +1,4 @@
-"""A run done again gives the same bits; a changed seed, data file or package is named, and so is a changed tree."""
+"""A reproduced run has the same bits; changes of seed, data, packages and code are named."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def copy(small_run: Path, tmp_path: Path) -> Path:
 def test_the_same_run_gives_the_same_bits(small_run: Path, capfd: Captured) -> None:
     assert call("train", f"reproduce={small_run}") == 0
     assert "reproduced bit for bit" in capfd.readouterr().err
-    found = json.loads((small_run.with_name("run-again") / "reproduction.json").read_text(encoding="utf-8"))
-    assert found["same"]
-    assert found["compared"]["tensors"] == _tensors(small_run / "weights")
-    assert found["compared"]["metrics"] >= 2
-    assert not [line for line in found["changed"] if not line.startswith("code")]
+    reproduction = json.loads((small_run.with_name("run-again") / "reproduction.json").read_text(encoding="utf-8"))
+    assert reproduction["same"]
+    assert reproduction["compared"]["tensors"] == _tensors(small_run / "weights")
+    assert reproduction["compared"]["metrics"] >= 2
+    assert not [line for line in reproduction["changed"] if not line.startswith("code")]
 
 
 def _tensors(folder: Path) -> int:
@@ -39,7 +39,7 @@ def _tensors(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_what_has_changed_is_named(copy: Path, tmp_path: Path, capfd: Captured) -> None:
+def test_changes_are_named(copy: Path, tmp_path: Path, capfd: Captured) -> None:
     store = shutil.copytree(copy_store(copy), tmp_path / "store")
     record = read_record(copy)
     record["packages"]["numpy"] = "1.0"
@@ -49,25 +49,25 @@ def test_what_has_changed_is_named(copy: Path, tmp_path: Path, capfd: Captured) 
     (copy / "data_files.json").write_text(json.dumps({**hashes, name: "0" * 64}), encoding="utf-8")
 
     assert call("train", f"reproduce={copy}", "seed=1", f"data.path={store}") == 1
-    told = capfd.readouterr().err
-    assert "changed: seed: was 0, is 1" in told
-    assert "changed: package numpy: was 1.0, is " in told
-    assert f"changed: data: 1 of 1 files changed, came or went: {name}" in told
-    assert "config: data.path was" in told
-    assert "NOT reproduced" in told
+    output = capfd.readouterr().err
+    assert "changed: seed: was 0, is 1" in output
+    assert "changed: package numpy: was 1.0, is " in output
+    assert f"changed: data: 1 of 1 files changed, were added or removed: {name}" in output
+    assert "config: data.path was" in output
+    assert "NOT reproduced" in output
 
 
 def copy_store(run: Path) -> Path:
     return Path(read_record(run)["config"]["data"]["path"])
 
 
-def test_verify_tells_of_result_data_and_tree(copy: Path, capfd: Captured) -> None:
+def test_verify_names_changes_of_result_data_and_tree(copy: Path, capfd: Captured) -> None:
     record = read_record(copy) | {"git": {"commit": "abc", "dirty": True}}
     (copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert call("acestep", "verify", str(copy)) == 0
-    told = capfd.readouterr().out
-    assert "started from a changed tree: abc" in told
-    assert "as it was: result, data, weights, packages" in told
+    output = capfd.readouterr().out
+    assert "started from a changed tree: abc" in output
+    assert "as it was: result, data, weights, packages" in output
 
     weights = copy / "weights" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
@@ -84,15 +84,15 @@ def test_a_data_file_is_hashed_again_when_it_changes(tmp_path: Path) -> None:
     assert before != after == hash_files(tmp_path)
 
 
-def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path, capfd: Captured) -> None:
+def test_a_folder_without_a_run_gives_a_one_line_error(tmp_path: Path, capfd: Captured) -> None:
     assert call("train", f"reproduce={tmp_path}") == 1
     assert "holds no run" in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_an_evaluation_done_again_makes_the_same_songs(tiny: Path, tmp_path: Path, capfd: Captured) -> None:
+def test_a_reproduced_evaluation_has_the_same_songs(tiny: Path, tmp_path: Path, capfd: Captured) -> None:
     metrics = [f"metrics.{name}=null" for name in ("clap", "fad", "kad", "coverage", "diversity", "adherence")]
-    signal = "+metrics.signal={_target_: acestep.evaluation.metrics.signal.SignalHealth}"
+    signal = "+metrics.signal={_target_: acestep.evaluation.metrics.SignalHealth}"
     few = [f"weights={tiny}", "eval.prompts.songs=2", "schedule.steps=1", *metrics, signal, "eval.ceiling=false"]
     assert call("evaluate", *few, f"out={tmp_path / 'one'}") == 0
     assert call("evaluate", f"reproduce={tmp_path / 'one'}") == 0

@@ -1,4 +1,4 @@
-"""Metadata in the trained form, or a sentence that names the key, the value and what to do."""
+"""Normalisation of metadata, and one-line errors for invalid values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from acestep.songs.metadata import LANGUAGES, checked
-from acestep.types import Song
+from acestep.songs import Song
+from acestep.songs.metadata import LANGUAGES, validate_song
 
 
 def test_all_published_languages() -> None:
     assert len(LANGUAGES) == 51
     for code, name in LANGUAGES.items():
-        assert checked(Song(language=code)).language == code
-        assert checked(Song(language=f" {name.upper()} ")).language == code
+        assert validate_song(Song(language=code)).language == code
+        assert validate_song(Song(language=f" {name.upper()} ")).language == code
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_all_published_languages() -> None:
         ({"bpm": 120.0}, {"bpm": 120}),
     ],
 )
-def test_forms_that_are_understood(given: dict[str, Any], kept: dict[str, Any]) -> None:
-    assert checked(Song(**given)) == Song(**kept)
+def test_metadata_is_normalised(given: dict[str, Any], kept: dict[str, Any]) -> None:
+    assert validate_song(Song(**given)) == Song(**kept)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,6 @@ def test_forms_that_are_understood(given: dict[str, Any], kept: dict[str, Any]) 
         ({"seed": True}, r"song.seed=True"),
     ],
 )
-def test_what_the_model_does_not_know_is_refused(given: dict[str, Any], says: str) -> None:
+def test_invalid_metadata_is_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        checked(Song(**given))
+        validate_song(Song(**given))

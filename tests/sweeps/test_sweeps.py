@@ -1,4 +1,4 @@
-"""A sweep that is killed goes on where it stopped, errors end runs and not sweeps, and its report tells all of it."""
+"""A killed sweep resumes, an error ends its run and not the sweep, and the report names every run and error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, call, small_store
 
-from acestep.runs.status import State, read_status
+from acestep.runs.status import RunState, read_status
 from acestep.runs.table import read_sweep
 
 pytestmark = pytest.mark.long
 
-more = pytest.mark.skipif("ACESTEP_SWEEPS" not in os.environ, reason="ACESTEP_SWEEPS=1 asks for it: half a minute")
+more = pytest.mark.skipif("ACESTEP_SWEEPS" not in os.environ, reason="ACESTEP_SWEEPS=1 runs it: half a minute")
 GRID = ("optimizer.lr=1e-3,1e-2", "data.held_out=2,99")
-"""Two runs that end well, and two that cannot: the store has six songs."""
+"""Two runs that finish, and two that fail: the store has six songs."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def words(tiny: Path, store: Path, folder: Path) -> list[str]:
 
 
 def killed_after_one(*arguments: str, folder: Path) -> None:
-    """Start the sweep, and kill it at once when its first run has ended and its second has begun."""
+    """Start the sweep, and kill it when its first run has ended and its second has started."""
     process = multiprocessing.get_context("forkserver").Process(target=call, args=("train", "--multirun", *arguments))
     process.start()
     while process.is_alive() and len(list(folder.glob("*/status.json"))) < 2:
@@ -45,10 +45,10 @@ def killed_after_one(*arguments: str, folder: Path) -> None:
 
 
 def _as_if_killed_after_the_last_step(run: Path) -> None:
-    """Take away what comes after the last step's checkpoint: its validation, the result, and that the run has ended."""
+    """Delete everything after the last step's checkpoint: its validation, the result, and the final status."""
     (run / "checkpoints" / "last.ckpt").unlink()
     shutil.rmtree(run / "weights")
-    replace(read_status(run), state=State.running).write(run)
+    replace(read_status(run), state=RunState.running).write(run)
     lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("2,val/")]
     assert len(kept) < len(lines)
@@ -66,9 +66,9 @@ def test_a_killed_sweep_gives_the_same_table(
     again = [*words(tiny, store, tmp_path / "killed"), *GRID]
     killed_after_one(*again, folder=tmp_path / "killed")
     states = [read_status(path.parent).state for path in (tmp_path / "killed").glob("*/status.json")]
-    assert State.running in states or len(states) < 4
+    assert RunState.running in states or len(states) < 4
     assert call("train", "--multirun", *again) == 1
-    assert "finished before" in capfd.readouterr().err or State.finished not in states
+    assert "finished before" in capfd.readouterr().err or RunState.finished not in states
 
     tables = []
     for name in ("whole", "killed"):
@@ -94,34 +94,34 @@ def test_a_killed_sweep_gives_the_same_table(
 
 @pytest.mark.slow
 @more
-def test_a_search_lowers_what_it_is_told_and_runs_nothing_twice(
+def test_a_search_is_resumed_without_repeating_runs(
     tiny: Path, store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     few = ["sweep=search", "hydra.sweeper.n_trials=2", *words(tiny, store, tmp_path)]
     assert call("train", *few) == 0
-    found = read_sweep(tmp_path)
-    assert len(found.rows) == 2
-    assert set(found.swept) == {"optimizer.lr", "objective.dropout.rate"}
+    sweep = read_sweep(tmp_path)
+    assert len(sweep.rows) == 2
+    assert set(sweep.swept) == {"optimizer.lr", "objective.dropout.rate"}
     assert call("train", *few) == 0
     assert capfd.readouterr().err.count("finished before") == 2
 
 
 @pytest.mark.slow
 @more
-def test_two_at_a_time_on_one_machine(tiny: Path, store: Path, tmp_path: Path) -> None:
+def test_two_parallel_runs_on_one_machine(tiny: Path, store: Path, tmp_path: Path) -> None:
     jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr=1e-3,1e-2"]
     assert call("train", "--multirun", *jobs, *words(tiny, store, tmp_path)) == 0
-    assert [row.state for row in read_sweep(tmp_path).rows] == [State.finished] * 2
+    assert [row.state for row in read_sweep(tmp_path).rows] == [RunState.finished] * 2
 
 
 @pytest.mark.slow
-def test_a_job_as_a_cluster_starts_it(tiny: Path, store: Path, tmp_path: Path) -> None:
+def test_a_job_through_submitit(tiny: Path, store: Path, tmp_path: Path) -> None:
     job = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=30", "optimizer.lr=1e-3"]
     assert call("train", "--multirun", *job, *words(tiny, store, tmp_path)) == 0
-    assert [row.state for row in read_sweep(tmp_path).rows] == [State.finished]
+    assert [row.state for row in read_sweep(tmp_path).rows] == [RunState.finished]
 
 
-def test_a_run_of_a_sweep_names_no_folder(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_a_sweep_set_no_folder(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [*words(tiny, tmp_path, tmp_path / "sweep"), "seed=1,2", f"run.dir={tmp_path / 'one'}"]
     assert call("train", "--multirun", *arguments) == 1
     assert "hydra.sweep.dir=DIR" in capfd.readouterr().err

@@ -16,8 +16,7 @@ from training import jobs
 from training.jobs import Train
 
 import train
-from acestep.data.settings import FORMAT, autoencoder_settings, write_settings
-from acestep.data.store import write_shard
+from acestep.data.store import FORMAT, autoencoder_settings, shard_table, write_settings, write_shard
 from acestep.pipeline.pipeline import Pipeline
 from acestep.training.dit import DiTModule
 
@@ -39,7 +38,7 @@ def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         row |= {"mean": random.normal(size=(frames, 64)), "scale": np.full((frames, 64), 0.1)}
         rows.append(row)
     write_settings(folder, settings)
-    write_shard(folder / "songs-00000.parquet", rows, settings)
+    write_shard(folder / "songs-00000.parquet", shard_table(rows, settings))
     return folder
 
 
@@ -97,7 +96,7 @@ def trained(tiny: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
             "trainer.validate_every=2",
             "callbacks.sample.songs=1",
         ]
-        base += ["callbacks.watch.every=2", "callbacks.progress=null", f"run.dir={folder}"]
+        base += ["callbacks.monitor.every=2", "callbacks.progress=null", f"run.dir={folder}"]
         monkeypatch.setattr(sys, "argv", ["train.py", *base, *arguments])
         GlobalHydra.instance().clear()
         train.train()

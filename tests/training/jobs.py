@@ -20,26 +20,24 @@ from tiny import OOBLECK
 from torch.distributed.tensor import DTensor
 
 from acestep.adapters import LoRA
-from acestep.config.run_dir import newest_checkpoint
 from acestep.flow import ConditionDropout, FlowMatching
 from acestep.models.acestep import AceStepConfig
 from acestep.models.discriminators import DiscriminatorConfig
-from acestep.planner.begin import Pretrained, Scratch
+from acestep.planner.init import PretrainedInit, ScratchInit
 from acestep.training.audio_datamodule import AudioConfig
-from acestep.training.callbacks.ema import EMA
-from acestep.training.callbacks.logging import Checkpoints, Watch
-from acestep.training.datamodule import DataConfig, LatentData, SongStream
+from acestep.training.callbacks import EMA, Checkpoints, TrainingMonitor
+from acestep.training.checkpoint import newest_checkpoint
+from acestep.training.datamodule import DataConfig, LatentDataModule, ResumableDataModule
 from acestep.training.dit import DiTModule
-from acestep.training.fit import Start, fit, load_pipeline, select_trained
+from acestep.training.fit import NetworkInit, fit, load_pipeline, set_trainable
 from acestep.training.loggers import TableLogger
 from acestep.training.lr_schedules import WarmupCosine
-from acestep.training.module import Optimization, Trained
+from acestep.training.module import Optimization, TrainingModule
 from acestep.training.optim import AdamW
-from acestep.training.planner import Curriculum
-from acestep.training.sharding import gather
-from acestep.training.tasks import AutoencoderTask, Job, Parts, PlannerTask, TokenizerTask
+from acestep.training.planner import ExampleMix
+from acestep.training.sharding import gather_parameters
+from acestep.training.tasks import AutoencoderTask, PlannerTask, TokenizerTask, TrainJob, TrainSpec
 from acestep.training.trainer import TrainerConfig
-from acestep.training.watch import WatchParts
 from acestep.weights.open import open_checkpoint
 
 ALL = r"^decoder\.|^encoder\.|^null_condition_emb$"
@@ -61,7 +59,7 @@ def train(
     ema: bool = False,
     trainer: dict[str, Any] | None = None,
     **data: Any,
-) -> Trained:
+) -> TrainingModule:
     """Train in ``folder``, from its newest checkpoint where it has one; returns the module afterwards.
 
     ``places`` are the checkpoint and the songs to train with; without a ``task``, a DiT trains, or its ``adapter``.
@@ -72,7 +70,7 @@ def train(
     task = task or DiT(adapter)
     module, songs = task(places[0], settings, wanted)
     periodic = Checkpoints(dirpath=folder / "checkpoints", filename="{step}", every_n_train_steps=2)
-    watch = Watch(every=1) if isinstance(task, DiT) else WatchParts(every=1)
+    watch = TrainingMonitor(every=1)
     made = settings([periodic, watch, *([EMA(decay=0.9)] if ema else []), *callbacks], [TableLogger(str(folder))])
     last = folder / "checkpoints" / "last.ckpt"
     module.finished = fit(made, module, songs, newest_checkpoint(folder), last)
@@ -86,13 +84,13 @@ class DiT:
     adapter: LoRA | None = None
     trainable: str = ALL
 
-    def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[DiTModule, LatentData]:
-        pipeline = load_pipeline(str(tiny), _config(tiny), Start.pretrained, seed=1)
-        select_trained(pipeline.network, self.trainable, self.adapter, seed=1)
+    def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[DiTModule, LatentDataModule]:
+        pipeline = load_pipeline(str(tiny), _config(tiny), NetworkInit.pretrained, seed=1)
+        set_trainable(pipeline.network, self.trainable, self.adapter, seed=1)
         settings.prepare(pipeline.network.decoder.layers)
         objective = FlowMatching(dropout=ConditionDropout(rate=0.3))
         module = DiTModule(pipeline, objective, OPTIMIZATION, seed=1, validation_times=2)
-        return module, LatentData(DataConfig(**data), seed=1)
+        return module, LatentDataModule(DataConfig(**data), seed=1)
 
 
 def _config(tiny: Path) -> AceStepConfig:
@@ -103,15 +101,17 @@ def _config(tiny: Path) -> AceStepConfig:
 class Task:
     """One of the other trainings, as ``train.py`` builds it of its parts."""
 
-    task: Callable[[Parts], Job]
+    task: Callable[[TrainSpec], TrainJob]
     trainable: str = "."
-    start: Start = Start.pretrained
+    start: NetworkInit = NetworkInit.pretrained
     adapter: LoRA | None = None
     data: Callable[..., Any] = DataConfig
     rate: float = 1e-2
 
-    def __call__(self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]) -> tuple[Trained, SongStream]:
-        parts = Parts(
+    def __call__(
+        self, tiny: Path, settings: TrainerConfig, data: dict[str, Any]
+    ) -> tuple[TrainingModule, ResumableDataModule]:
+        parts = TrainSpec(
             weights=str(tiny),
             start=self.start,
             model=_config(tiny),
@@ -127,7 +127,7 @@ class Task:
         return job.module, job.data
 
 
-SMALL_LANGUAGE = Scratch(
+SMALL_LANGUAGE = ScratchInit(
     vocabulary=300,
     hidden_size=16,
     intermediate_size=24,
@@ -136,13 +136,13 @@ SMALL_LANGUAGE = Scratch(
     num_key_value_heads=1,
     head_dim=8,
 )
-LESSONS = Curriculum(improvise=0.2, listen=0.3)
-PLANNER = Task(PlannerTask(language=SMALL_LANGUAGE, curriculum=LESSONS, judged=2))
+EXAMPLES = ExampleMix(unconditional=0.2, captioning=0.3)
+PLANNER = Task(PlannerTask(language=SMALL_LANGUAGE, example_mix=EXAMPLES, validation_plans=2))
 TOKENIZER = Task(TokenizerTask(), trainable=r"^(de)?tokenizer\.")
-JUDGES = DiscriminatorConfig(channels=4, sizes=(32, 16))
+DISCRIMINATOR = DiscriminatorConfig(channels=4, sizes=(32, 16))
 AUTOENCODER = Task(
-    AutoencoderTask(oobleck=OOBLECK, discriminator=JUDGES),
-    start=Start.scratch,
+    AutoencoderTask(oobleck=OOBLECK, discriminator=DISCRIMINATOR),
+    start=NetworkInit.scratch,
     data=partial(AudioConfig, frames=8),
     rate=1e-4,
 )
@@ -150,7 +150,7 @@ AUTOENCODER = Task(
 
 def adapted(language: Path, dropout: float = 0.0) -> Task:
     """LoRA on the language model in ``language``."""
-    task = PlannerTask(language=Pretrained(path=str(language)), curriculum=LESSONS, judged=2)
+    task = PlannerTask(language=PretrainedInit(path=str(language)), example_mix=EXAMPLES, validation_plans=2)
     return Task(task, adapter=LoRA(rank=2, alpha=4, dropout=dropout))
 
 
@@ -187,7 +187,7 @@ class KeepGradient(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         if trainer.global_step != 1 or (index + 1) % trainer.accumulate_grad_batches:
             return
-        found = {name: value.grad for name, value in module.trained().items() if value.grad is not None}
+        found = {name: value.grad for name, value in module.trained_parameters().items() if value.grad is not None}
         whole = {n: grad.full_tensor() if isinstance(grad, DTensor) else grad for n, grad in found.items()}
         if trainer.is_global_zero:
             torch.save({name: grad.clone() for name, grad in whole.items()}, trainer.logger.path.with_name(GRADIENT))
@@ -199,9 +199,9 @@ def job(folder: Path, places: tuple[Path, Path], environment: dict[str, str], se
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for loader processes; this one cannot ask the server
     module = train(folder, places, **settings)
-    gather(module.network)
+    gather_parameters(module.network)
     if environment.get("RANK", "0") == "0" and module.finished:
-        torch.save({name: value.detach() for name, value in module.trained().items()}, folder / FINAL)
+        torch.save({name: value.detach() for name, value in module.trained_parameters().items()}, folder / FINAL)
 
 
 def start(processes: int, *arguments: Any, **settings: Any) -> list[Any]:

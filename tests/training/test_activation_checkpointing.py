@@ -12,7 +12,7 @@ from training import steps
 
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.training.activation_checkpointing import Recompute
-from acestep.training.flops import StepCost
+from acestep.training.flops import StepFlops
 
 
 @pytest.mark.parametrize("what", [Recompute.full, Recompute.selective])
@@ -46,4 +46,4 @@ def test_operations_are_those_that_torch_counts() -> None:
     x_t = torch.randn(2, 200, 64)
     with FlopCounterMode(display=False) as counter:
         network.velocity(x_t, torch.tensor([0.2, 0.7]), steps.conditions(2, 200)).square().mean().backward()
-    assert StepCost(network)((2, 200), 5) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert StepFlops(network)((2, 200), 5) == pytest.approx(counter.get_total_flops(), rel=0.1)

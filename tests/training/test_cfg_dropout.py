@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from acestep.config import registry
+from acestep.config import schema
 from acestep.config.run import CONFIGS
 from benchmarks.cfg_dropout import differences, draw
 
@@ -22,7 +22,7 @@ def stored() -> dict:
 
 
 def test_the_shipped_sweep_is_the_one_that_is_documented(stored: dict) -> None:
-    registry.register()
+    schema.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         given = ["experiment=micro_cfg_dropout", "sweep=cfg_dropout", "data.path=store"]
         cfg = compose("train", given, return_hydra_config=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from training import jobs
 
-from acestep.config.run_dir import newest_checkpoint
-from acestep.training.callbacks.logging import SampleSongs
+from acestep.training.callbacks import SampleSongs
+from acestep.training.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,9 @@ from lightning.pytorch import Callback
 from training import jobs
 
 from acestep.pipeline.pipeline import Pipeline
-from acestep.training.dit import condition_parts, latents
-from acestep.training.module import freeze
-from acestep.training.seeding import derived_generator, derived_seed
-from acestep.types import Song
+from acestep.songs import Song
+from acestep.training.dit import condition_parts, sample_latents
+from acestep.training.module import derived_generator, derived_seed, freeze
 
 
 class Draws(Callback):
@@ -86,7 +85,7 @@ def test_latents_are_draws_from_the_posterior(store: Path) -> None:
     from acestep.data import LatentDataset, collate
 
     batch = collate([LatentDataset(store)[index] for index in range(3)])
-    drawn = torch.stack([latents(batch, [derived_generator(n, row) for row in range(3)]) for n in range(200)])
+    drawn = torch.stack([sample_latents(batch, [derived_generator(n, row) for row in range(3)]) for n in range(200)])
     valid = batch.frame_mask
     torch.testing.assert_close(drawn.mean(0)[valid], batch.mean.float()[valid], atol=0.05, rtol=0)
     torch.testing.assert_close(drawn.std(0)[valid], batch.scale.float()[valid], atol=0.03, rtol=0)

@@ -21,12 +21,12 @@ class Poison(Callback):
     def on_after_backward(self, trainer, module) -> None:
         if trainer.global_step in self.steps:
             next(p for p in module.network.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
-            self.before = {name: value.detach().clone() for name, value in module.trained().items()}
+            self.before = {name: value.detach().clone() for name, value in module.trained_parameters().items()}
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
         if trainer.global_step - 1 in self.steps:
             self.moved += [
-                name for name, value in module.trained().items() if not torch.equal(value, self.before[name])
+                name for name, value in module.trained_parameters().items() if not torch.equal(value, self.before[name])
             ]
 
 
@@ -38,7 +38,7 @@ def test_a_step_without_a_finite_gradient_moves_nothing_and_is_counted(run, tmp_
     assert module.gradients.skipped == 2
     assert curve(tmp_path, "train/skipped_steps") == {1: 0, 2: 1, 3: 2, 4: 2}
     assert run(tmp_path, steps=4).gradients.skipped == 2  # from the checkpoint
-    assert all(value.isfinite().all() for value in module.trained().values())
+    assert all(value.isfinite().all() for value in module.trained_parameters().values())
 
 
 def test_a_run_that_only_skips_is_ended(run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from training import jobs
 
 from acestep.adapters import LoRA
-from acestep.config.run_dir import newest_checkpoint
+from acestep.training.checkpoint import newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

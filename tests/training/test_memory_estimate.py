@@ -9,25 +9,24 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from acestep.__main__ import main
-from acestep.adapters import Adapter, Base, LoRA
+from acestep.adapters import Adapter, BaseFormat, LoRA
 from acestep.cli.bench_memory import training_table
-from acestep.config.compose import composed
-from acestep.config.run import build
+from acestep.config.run import build, compose_config
 from acestep.memory import stored_bytes, tensor_bytes
 from acestep.models.acestep import AceStep, AceStepConfig
 from acestep.models.dit import Padding
 from acestep.training.activation_checkpointing import Recompute
-from acestep.training.fit import select_trained
-from acestep.training.memory_estimate import Batch, Training
-from acestep.training.optim import AdamW, AdamW8bit, Muon, Optimizer, Prodigy
+from acestep.training.fit import set_trainable
+from acestep.training.memory_estimate import BatchShape, TrainingMemory
+from acestep.training.optim import AdamW, AdamW8bit, Muon, OptimizerConfig, Prodigy
 from acestep.training.trainer import TrainerConfig
 
-BATCH = Batch(songs=2, frames=600, tokens=100)
+BATCH = BatchShape(songs=2, frames=600, tokens=100)
 
 
-def training(what: Recompute = Recompute.none, adapter: Adapter | None = None, **trainer: object) -> Training:
-    model = build(composed("train", ["model=micro"]).model)
-    return Training(
+def training(what: Recompute = Recompute.none, adapter: Adapter | None = None, **trainer: object) -> TrainingMemory:
+    model = build(compose_config("train", ["model=micro"]).model)
+    return TrainingMemory(
         model=replace(model, padding=Padding.upstream),
         trainable=r"^decoder\.",
         adapter=adapter,
@@ -62,9 +61,9 @@ KINDS = {
     "all, selective": training(Recompute.selective),
     "all, mixed, accumulated": training(precision="bf16-mixed", accumulate=2),
     "LoRA": training(adapter=LORA),
-    "LoRA, bfloat16, mixed": training(Recompute.full, replace(LORA, base=Base.bfloat16), precision="bf16-mixed"),
-    "LoRA, int8": training(Recompute.full, replace(LORA, base=Base.int8), precision="bf16-mixed"),
-    "LoRA, nf4": training(Recompute.full, replace(LORA, base=Base.nf4), precision="bf16-mixed"),
+    "LoRA, bfloat16, mixed": training(Recompute.full, replace(LORA, base=BaseFormat.bfloat16), precision="bf16-mixed"),
+    "LoRA, int8": training(Recompute.full, replace(LORA, base=BaseFormat.int8), precision="bf16-mixed"),
+    "LoRA, nf4": training(Recompute.full, replace(LORA, base=BaseFormat.nf4), precision="bf16-mixed"),
 }
 
 
@@ -76,16 +75,16 @@ LONG = (pytest.mark.slow, pytest.mark.long)
 def test_a_real_step_takes_what_was_predicted(kind: str) -> None:
     wanted = KINDS[kind]
     plan, network = wanted.plan(others=0), real(wanted.model)
-    select_trained(network, wanted.trainable, wanted.adapter, 0)
+    set_trainable(network, wanted.trainable, wanted.adapter, 0)
     wanted.trainer.prepare(network.decoder.layers)
     assert plan.weights == pytest.approx(stored_bytes(network), rel=0.02)
     assert plan.gradients == sum(p.nbytes for p in network.parameters() if p.requires_grad)
-    found = allocated(lambda: wanted.pass_through(network))
+    found = allocated(lambda: wanted.run_step(network))
     assert plan.gradients + plan.activations == pytest.approx(found, rel=0.1)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(), Muon(), Prodigy(), pytest.param(AdamW8bit(), marks=LONG)])
-def test_states_take_what_was_predicted(optimizer: Optimizer) -> None:
+def test_states_take_what_was_predicted(optimizer: OptimizerConfig) -> None:
     network = real(training().model)
     named = [(name, value) for name, value in network.named_parameters() if name.startswith("decoder.")]
     for _, parameter in named:
@@ -100,7 +99,7 @@ def test_states_take_what_was_predicted(optimizer: Optimizer) -> None:
 @pytest.mark.long
 def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card() -> None:
     plans = {what: training(what).plan(others=0) for what in Recompute}
-    assert plans[Recompute.full].kept < plans[Recompute.selective].kept < plans[Recompute.none].kept
+    assert plans[Recompute.full].saved < plans[Recompute.selective].saved < plans[Recompute.none].saved
     alone = plans[Recompute.none]
     shared = training(strategy="fsdp2", devices="2").plan(others=0)
     assert shared.optimizer == alone.optimizer // 2
@@ -115,6 +114,6 @@ def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card()
 
 
 def test_only_what_can_be_planned_is(capsys: pytest.CaptureFixture[str]) -> None:
-    for experiment, says in (("micro_planner", "only the DiT's trainings"), ("micro_cfg_sweep", "not in configs/exp")):
+    for experiment, says in (("micro_planner", "trainings of the DiT only"), ("micro_cfg_sweep", "not in configs/exp")):
         assert main(["bench", "memory", "--experiment", experiment]) == 1
         assert says in capsys.readouterr().err

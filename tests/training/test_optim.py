@@ -133,7 +133,7 @@ def test_muon_takes_the_layers_matrices_and_makes_their_updates_orthogonal(net: 
     fit(net, optimizer, 1)
     singular = torch.linalg.svdvals(before - net.layers[0].weight.detach()) / (0.1 * 0.2 * 8)
     assert singular[:10].median().item() == pytest.approx(1.0, abs=0.35)
-    with pytest.raises(ValueError, match=r"optimizer.matrices=nothing: finds no trained matrix"):
+    with pytest.raises(ValueError, match=r"optimizer.matrices=nothing: matches no trained matrix"):
         Muon(matrices="nothing")(net.named_parameters())
 
 

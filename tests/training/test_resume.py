@@ -90,7 +90,7 @@ def test_a_resumed_run_keeps_no_more_checkpoints_than_another(run, tmp_path: Pat
 def test_an_adapters_checkpoint_holds_what_trains_and_nothing_else(run, tmp_path: Path) -> None:
     module = run(tmp_path, steps=2, adapter=LORA)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
-    assert saved.keys() == module.trained().keys()
+    assert saved.keys() == module.trained_parameters().keys()
     assert all("lora_" in name for name in saved)
     assert any(value.abs().sum() > 0 for name, value in saved.items() if "lora_B" in name)
 
@@ -105,6 +105,8 @@ def test_ema_result_is_the_average_and_the_checkpoint_keeps_the_raw_weights(run,
     averaged = run(tmp_path / "ema", steps=4, ema=True)
     raw = run(tmp_path / "raw", steps=4)
     saved = torch.load(tmp_path / "ema" / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
-    for name, value in raw.trained().items():
+    for name, value in raw.trained_parameters().items():
         assert torch.equal(saved[name], value)
-    assert any(not torch.equal(averaged.trained()[name], value) for name, value in raw.trained().items())
+    assert any(
+        not torch.equal(averaged.trained_parameters()[name], value) for name, value in raw.trained_parameters().items()
+    )

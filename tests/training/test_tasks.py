@@ -8,23 +8,23 @@ import pytest
 import torch
 from training import jobs
 
-from acestep.conditioning.masks import lay_out, tiled
-from acestep.conditioning.prompt import instruction
+from acestep.conditioning.masks import task_context, tile_silence
+from acestep.conditioning.prompt import task_instruction
 from acestep.data import LatentBatch, TaskMix
 from acestep.pipeline.pipeline import Pipeline
-from acestep.training.datamodule import DataConfig, LatentData
-from acestep.training.prompt_tasks import layouts
+from acestep.training.datamodule import DataConfig, LatentDataModule
+from acestep.training.dit import task_contexts
 
 
 def drawn(store: Path, tasks: TaskMix) -> LatentBatch:
-    data = LatentData(DataConfig(path=str(store), held_out=2, tasks=tasks), seed=1)
+    data = LatentDataModule(DataConfig(path=str(store), held_out=2, tasks=tasks), seed=1)
     return data.collate([data.training[index] for index in range(6)])
 
 
 def contexts(pipeline: Pipeline, batch: LatentBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Source latents and chunk mask of every song."""
     conditioner = pipeline.conditioner
-    inputs = conditioner.encode(batch.songs, batch.frames, layouts(batch, conditioner.silence))
+    inputs = conditioner.encode(batch.songs, batch.frames, task_contexts(batch, conditioner.silence))
     with torch.no_grad():
         return pipeline.network.condition(inputs, conditioner.silence).context.split(64, dim=-1)
 
@@ -32,7 +32,7 @@ def contexts(pipeline: Pipeline, batch: LatentBatch) -> tuple[torch.Tensor, torc
 def test_a_repaint_hears_the_song_outside_its_span_and_silence_within(tiny: Path, store: Path) -> None:
     pipeline, batch = Pipeline.from_pretrained(tiny), drawn(store, TaskMix(repaint=1.0))
     source, generate = contexts(pipeline, batch)
-    silence = tiled(pipeline.conditioner.silence, batch.mean.shape[1])[0]
+    silence = tile_silence(pipeline.conditioner.silence, batch.mean.shape[1])[0]
     for row, (draw, frames) in enumerate(zip(batch.tasks, batch.frames, strict=True)):
         inside = torch.zeros(frames, dtype=torch.bool)
         inside[slice(*draw.span)] = True
@@ -46,10 +46,10 @@ def test_a_cover_hears_the_codes_of_the_song_alone(tiny: Path, store: Path) -> N
     source, generate = contexts(pipeline, batch)
     assert all(generate[row, :frames].all() for row, frames in enumerate(batch.frames))
     assert not torch.allclose(source[0, : batch.frames[0]], batch.mean[0, : batch.frames[0]].float(), atol=0.1)
-    starts = layouts(batch, pipeline.conditioner.silence)
-    assert {start.instruction for start in starts} == {instruction("cover")}
+    tasks = task_contexts(batch, pipeline.conditioner.silence)
+    assert {start.instruction for start in tasks} == {task_instruction("cover")}
     song = batch.mean[0, : batch.frames[0]].float()
-    assert torch.equal(starts[0].source, lay_out("cover", song, pipeline.conditioner.silence, len(song)).source)
+    assert torch.equal(tasks[0].source, task_context("cover", song, pipeline.conditioner.silence, len(song)).source)
 
 
 @pytest.mark.parametrize("tasks", [TaskMix(cover=0.5, repaint=0.5), TaskMix(repaint=0.4)])

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from acestep.conditioning.encode import Conditioner
-from acestep.conditioning.masks import lay_out
-from acestep.conditioning.prompt import render
+from acestep.conditioning.masks import task_context
+from acestep.conditioning.prompt import render_prompt
 from acestep.conditioning.upstream import TrainerConditioner
-from acestep.data import LatentDataset, Variation
+from acestep.data import ExampleConfig, LatentDataset
 from acestep.models.language import TextEncoder
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Request, Song
+from acestep.songs import Request, Song
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,16 @@ def pipeline(tiny: Path) -> Pipeline:
 
 
 def test_training_reads_what_generation_reads(store: Path, pipeline: Pipeline) -> None:
-    example = LatentDataset(store, variation=Variation(crop_frames=10))[2]
+    example = LatentDataset(store, config=ExampleConfig(crop_frames=10))[2]
     asked = pipeline.resolve(Request(**{name: getattr(example.song, name) for name in Song.__dataclass_fields__}))
     assert asked.seconds == example.song.seconds
     trained = pipeline.conditioner.encode([example.song], [10])
-    made = pipeline.conditioner.encode([asked], [10], [lay_out("text2music", None, pipeline.conditioner.silence, 10)])
+    made = pipeline.conditioner.encode(
+        [asked], [10], [task_context("text2music", None, pipeline.conditioner.silence, 10)]
+    )
     for name in ("text", "lyrics", "source", "chunk_mask", "references"):
         assert torch.equal(getattr(trained, name), getattr(made, name)), name
-    assert render(asked) == render(example.song)
+    assert render_prompt(asked) == render_prompt(example.song)
 
 
 SONGS = [Song(caption="a", lyrics="[verse]\nla", language="de", bpm=90, seconds=2.9), Song(caption="b", seconds=1.0)]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from training.jobs import Train
 
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Song
+from acestep.songs import Song
 
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=1e-2", "lr.warmup=0")
 
@@ -58,7 +58,7 @@ def test_terminated_it_names_the_command_that_goes_on(
     term = "+callbacks.term={_target_: training.jobs.TermAt, step: 1}"
     folder = trained(tmp_path / "run", "logger=table", term)
     said = capsys.readouterr().out
-    assert said.startswith("stopped after 2 steps; to go on: python train.py ")
+    assert said.startswith("stopped after 2 steps; to resume: python train.py ")
     assert f"run.dir={folder}" in said
     assert not (folder / "weights").exists()
 
@@ -73,7 +73,7 @@ def test_a_folder_of_another_run_is_refused(trained: Train, tmp_path: Path) -> N
     folder = trained(tmp_path / "run", "logger=table")
     with pytest.raises(SystemExit, match=r"holds a run with optimizer\.lr=0\.0001, and this one has 0\.001"):
         trained(folder, "optimizer.lr=1e-3")
-    with pytest.raises(SystemExit, match="holds a run already"):
+    with pytest.raises(SystemExit, match="already holds a run"):
         trained(folder, "resume=never")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")

@@ -18,11 +18,11 @@ from tiny import OOBLECK
 
 import train
 from acestep.pipeline.pipeline import Pipeline
-from acestep.planner.document import Rules
+from acestep.planner.grammar import Rules
 from acestep.planner.model import LanguageModel
 from acestep.planner.plan import Planner, PlannerConfig
-from acestep.training.module import Trained
-from acestep.types import Song
+from acestep.songs import Song
+from acestep.training.module import TrainingModule
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +30,12 @@ Train = Callable[..., Path]
 
 SMALL = ["hidden_size=16", "intermediate_size=24", "num_hidden_layers=1", "num_attention_heads=2"]
 SMALL += ["num_key_value_heads=1", "head_dim=8", "vocabulary=300"]
-PLAY = ["callbacks=planner", "callbacks.sample.songs=1"]
+PLAY = ["callbacks.sample.songs=1"]
 PLANNER = ["task=planner", *PLAY, "language=scratch", "trainable=.", *(f"language.{size}" for size in SMALL)]
-TOKENIZER = ["task=tokenizer", "callbacks=parts", r"trainable='^(de)?tokenizer\.'"]
+TOKENIZER = ["task=tokenizer", "callbacks=no_samples", r"trainable='^(de)?tokenizer\.'"]
 JUDGE = "task.discriminator={channels:4,sizes:[32,16]}"
 SIZES = ",".join(f"{name}:{value}" for name, value in OOBLECK.items())
-AUDIO = ["task=autoencoder", "callbacks=parts", "data=audio", "data.frames=8", "trainer.gradient_clip=null", JUDGE]
+AUDIO = ["task=autoencoder", "callbacks=no_samples", "data=audio", "data.frames=8", "trainer.gradient_clip=null", JUDGE]
 AUTOENCODER = [*AUDIO, "network=scratch", "trainable=.", f"task.oobleck={{{SIZES}}}".replace("'", "")]
 
 
@@ -46,7 +46,7 @@ def trained(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     def _trained(folder: Path, data: Path, *arguments: str) -> Path:
         base = ["model=tiny", f"weights={tiny}", f"data.path={data}", "data.held_out=2"]
         base += ["data.batch_size=2", "trainer.accelerator=cpu", "trainer.max_steps=4", "trainer.validate_every=2"]
-        base += ["callbacks.watch.every=1", "callbacks.progress=null", "logger=table", f"run.dir={folder}"]
+        base += ["callbacks.monitor.every=1", "callbacks.progress=null", "logger=table", f"run.dir={folder}"]
         base += [
             "optimizer.lr=1e-2",
             "callbacks.checkpoint.every_n_train_steps=2",
@@ -71,18 +71,18 @@ class BrokenOffError(Exception):
 def broken_off(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Path]) -> None:
     """``run``, killed between its third step and its fourth; the last checkpoint is of the second."""
 
-    def killed(module: Trained, batch: Any, index: int) -> None:
+    def killed(module: TrainingModule, batch: Any, index: int) -> None:
         if module.global_step == 3:
             raise BrokenOffError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trained, "on_train_batch_start", killed)
+        patch.setattr(TrainingModule, "on_train_batch_start", killed)
         with pytest.raises(BrokenOffError):
             run()
 
 
 def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path, tmp_path: Path) -> None:
-    folder = trained(tmp_path / "run", store, *PLANNER, "task.curriculum.listen=0.3")
+    folder = trained(tmp_path / "run", store, *PLANNER, "task.example_mix.captioning=0.3")
     found = losses(folder)
     assert {"val/loss", "val/loss_codes", "val/loss_caption", "val/code_perplexity"} <= found.keys()
     assert found["val/code_perplexity"] == pytest.approx(np.exp(found["val/loss_codes"]), rel=1e-3)
@@ -157,7 +157,7 @@ def test_a_decoder_is_tuned_alone_and_resumes(
     trained: Train, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = trained(tmp_path / "base", sounds, *AUTOENCODER)
-    tune = [*AUDIO, f"weights={base}", "callbacks.ema={_target_:acestep.training.callbacks.ema.EMA,decay:0.5}"]
+    tune = [*AUDIO, f"weights={base}", "callbacks.ema={_target_:acestep.training.callbacks.EMA,decay:0.5}"]
     folder = trained(tmp_path / "run", sounds, *tune)
     before, after = (load_file(f / "weights/autoencoder/model.safetensors") for f in (base, folder))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"decoder"}
@@ -171,13 +171,9 @@ def test_a_decoder_is_tuned_alone_and_resumes(
     [
         ("trainer.accumulate=2", "trainer.accumulate=2: task=autoencoder steps after every batch"),
         ("trainer.gradient_clip=1", "trainer.gradient_clip=1: task=autoencoder clips both its networks itself"),
-        ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2: this task does not spread its parameters; use ddp"),
+        ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2: this task does not shard its parameters; use ddp"),
         (
-            "callbacks.watch._target_=acestep.training.callbacks.logging.Watch",
-            "callbacks.watch: this task's loss has parts",
-        ),
-        (
-            "callbacks.sample={_target_:acestep.training.callbacks.logging.SampleSongs,folder:x}",
+            "callbacks.sample={_target_:acestep.training.callbacks.SampleSongs,folder:x}",
             "callbacks.sample: this task makes no songs",
         ),
     ],
@@ -202,5 +198,7 @@ def test_songs_that_cannot_be_trained_on_are_one_sentence(
     for workers in (0, 1):
         with pytest.raises(SystemExit, match=r"^error: data\.path: .*\.wav is shorter than a latent frame; take it"):
             trained(tmp_path / "run", tmp_path / "songs", *AUTOENCODER, f"data.workers={workers}", "data.held_out=0")
-    with pytest.raises(SystemExit, match=r"spells 64 codes, and the tokenizer of weights=.* has 64000; start from"):
+    with pytest.raises(
+        SystemExit, match=r"has tokens for 64 codes, and the tokenizer of weights=.* has 64000; start from"
+    ):
         trained(tmp_path / "run", store, "task=planner", *PLAY, "language=pretrained", f"language.path={language}")

@@ -1,4 +1,4 @@
-"""Names on the Hub: what its cache holds is opened without a network, and what it lacks is one sentence."""
+"""Hub ids: cached checkpoints are opened without a network, others are a one-line error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_checkpoint, with_oobleck
 
 from acestep.pipeline.pipeline import Pipeline
-from acestep.verify import verify
+from acestep.verify import verify_checkpoint
 from acestep.weights.hub import BUNDLE
 from acestep.weights.open import open_checkpoint
 from acestep.weights.save import save_checkpoint
@@ -19,21 +19,21 @@ from acestep.weights.save import save_checkpoint
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the Hub's, and no network."""
+    """An empty Hub cache in offline mode."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
 def cached(cache: Path, repository: str) -> Path:
-    """Where the cache keeps the one version of ``repository`` that it knows."""
+    """The snapshot folder of ``repository`` in the cache."""
     place = cache / f"models--{repository.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
     return place / "snapshots" / ("0" * 40)
 
 
-def test_a_fetched_model_finds_its_parts_in_the_bundle(cache: Path, tmp_path: Path) -> None:
+def test_parts_of_a_downloaded_model_are_read_from_the_bundle(cache: Path, tmp_path: Path) -> None:
     checkpoint = with_oobleck(tiny_checkpoint(tmp_path / "text"))
     folder = save_checkpoint(checkpoint, cached(cache, "ACE-Step/acestep-v15-sft"), "upstream")
     bundle = cached(cache, BUNDLE)
@@ -54,23 +54,23 @@ def test_a_fetched_model_finds_its_parts_in_the_bundle(cache: Path, tmp_path: Pa
         (f"{BUNDLE}/acestep-v15-turbo", f"weights={BUNDLE}/acestep-v15-turbo: no such folder here"),
     ],
 )
-def test_without_a_network_it_says_so(cache: Path, name: str, says: str) -> None:
+def test_a_missing_download_without_a_network_is_an_error(cache: Path, name: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         open_checkpoint(name)
 
 
-def test_a_folder_that_the_repository_lacks(cache: Path) -> None:
+def test_a_folder_missing_in_the_repository_is_an_error(cache: Path) -> None:
     cached(cache, BUNDLE).mkdir(parents=True)
     with pytest.raises(ValueError, match="on the Hugging Face Hub has no folder nothing"):
         open_checkpoint(f"{BUNDLE}/nothing")
 
 
-def test_planners_that_came_along_are_named(tmp_path: Path) -> None:
+def test_language_models_beside_the_checkpoint_are_listed(tmp_path: Path) -> None:
     checkpoint = with_oobleck(tiny_checkpoint(tmp_path / "text"))
     folder = save_checkpoint(checkpoint, tmp_path / "bundle" / "dit", "upstream")
     for name in ("acestep-5Hz-lm-1.7B", "acestep-5Hz-lm-4B"):
         (folder.parent / name).mkdir()
     (folder.parent / "acestep-5Hz-lm-1.7B" / "config.json").write_text('{"model_type": "qwen3"}')
-    assert verify(folder).planners == ("acestep-5Hz-lm-1.7B",)
+    assert verify_checkpoint(folder).planners == ("acestep-5Hz-lm-1.7B",)
     with pytest.raises(ValueError, match="a 5 Hz language model, which plans songs; name the folder of a DiT"):
         open_checkpoint(folder.parent / "acestep-5Hz-lm-1.7B")

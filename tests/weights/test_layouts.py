@@ -1,4 +1,4 @@
-"""Every layout holds the same checkpoint: written, read and written again, each number survives bit for bit."""
+"""Conversion between layouts keeps every tensor bit for bit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tiny import tiny_checkpoint, with_oobleck
 from torch import Tensor
 
 from acestep.pipeline.pipeline import Pipeline
-from acestep.types import Song
+from acestep.songs import Song
 from acestep.weights.checkpoint import Checkpoint
-from acestep.weights.keys import COMPONENTS, from_diffusers, to_diffusers
+from acestep.weights.diffusers import COMPONENTS, from_diffusers, to_diffusers
 from acestep.weights.open import folder_hash, open_checkpoint
 from acestep.weights.save import WRITERS, save_checkpoint
 
@@ -33,7 +33,7 @@ def _same(first: Mapping[str, Tensor] | None, second: Mapping[str, Tensor] | Non
 
 
 @pytest.mark.parametrize("way", [[layout] for layout in WRITERS] + [["upstream", "native", "diffusers", "upstream"]])
-def test_numbers_survive(checkpoint: Checkpoint, way: list[str], tmp_path: Path) -> None:
+def test_tensors_are_equal_after_conversion(checkpoint: Checkpoint, way: list[str], tmp_path: Path) -> None:
     there = checkpoint
     for step, layout in enumerate(way):
         there = open_checkpoint(save_checkpoint(there, tmp_path / str(step), layout))
@@ -44,7 +44,7 @@ def test_numbers_survive(checkpoint: Checkpoint, way: list[str], tmp_path: Path)
     assert {**there.network_config, "padding": "masked"}.items() >= checkpoint.network_config.items()
 
 
-def test_files_survive_the_round_trip(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_files_are_equal_after_a_round_trip(checkpoint: Checkpoint, tmp_path: Path) -> None:
     start = save_checkpoint(checkpoint, tmp_path / "start", "upstream")
     folder = start
     for layout in ("native", "diffusers", "upstream"):
@@ -52,7 +52,7 @@ def test_files_survive_the_round_trip(checkpoint: Checkpoint, tmp_path: Path) ->
     assert folder_hash(folder) == folder_hash(start)
 
 
-def test_every_layout_makes_the_same_song(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_every_layout_generates_the_same_song(checkpoint: Checkpoint, tmp_path: Path) -> None:
     songs = []
     for layout in WRITERS:
         pipeline = Pipeline.from_pretrained(save_checkpoint(checkpoint, tmp_path / layout, layout))
@@ -62,7 +62,7 @@ def test_every_layout_makes_the_same_song(checkpoint: Checkpoint, tmp_path: Path
     assert torch.equal(songs[0], songs[2])
 
 
-def test_a_folder_that_diffusers_wrote_needs_no_file_of_ours(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_diffusers_folder_without_our_extra_file_is_read(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = save_checkpoint(checkpoint, tmp_path / "theirs", "diffusers")
     (folder / "acestep.json").unlink()
     there = open_checkpoint(folder)
@@ -75,7 +75,7 @@ def test_a_folder_that_diffusers_wrote_needs_no_file_of_ours(checkpoint: Checkpo
     assert there.silence.shape[1] == 15_000
 
 
-def test_shards_are_read_as_one(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_sharded_files_are_read(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = save_checkpoint(checkpoint, tmp_path / "sharded", "upstream")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -114,7 +114,7 @@ def test_newer_weight_norm_names_are_read(checkpoint: Checkpoint, tmp_path: Path
     assert _same(checkpoint.autoencoder, open_checkpoint(folder).autoencoder)
 
 
-def test_a_spectral_autoencoder_fits_the_native_layout_only(tmp_path: Path) -> None:
+def test_a_spectral_autoencoder_needs_the_native_layout(tmp_path: Path) -> None:
     spectral = tiny_checkpoint(tmp_path / "text")
     for layout in ("upstream", "diffusers"):
         with pytest.raises(ValueError, match="of class spectral, which only the native layout can hold"):
@@ -137,5 +137,5 @@ def test_names_map_both_ways(checkpoint: Checkpoint) -> None:
     assert components == set(COMPONENTS.values())
 
 
-def test_a_shipped_checkpoint_is_called_by_its_name_wherever_the_package_lies():
+def test_a_shipped_checkpoint_is_named_by_its_short_name():
     assert Pipeline.from_pretrained("micro").checkpoint.name == "micro"

@@ -1,4 +1,4 @@
-"""What is not a whole checkpoint is refused with a sentence that names the tensor or file; nothing in it is run."""
+"""Broken checkpoints raise an error that names the tensor or file; no pickled code is executed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_wrong_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_none(folder: Path, value: float) -> None:
+def test_values_that_are_not_finite(folder: Path, value: float) -> None:
     _edit(folder, lambda tensors: tensors[NAME][3].fill_(value))
     with pytest.raises(ValueError, match=f"{NAME} holds numbers that are not finite"):
         Pipeline.from_pretrained(folder)
@@ -83,7 +83,7 @@ def test_pickled_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("silence", [torch.zeros(64, 3), [torch.zeros(1)], torch.zeros(2, 64, 3)])
-def test_silence_of_another_form(silence: Any, tmp_path: Path) -> None:
+def test_silence_of_a_wrong_shape(silence: Any, tmp_path: Path) -> None:
     torch.save(silence, tmp_path / "silence_latent.pt")
     with pytest.raises(ValueError, match=r"need one tensor \[1, channels, frames\]"):
         read_silence(tmp_path / "silence_latent.pt")
@@ -100,13 +100,13 @@ def test_silence_of_another_form(silence: Any, tmp_path: Path) -> None:
         ('{"model_type": "llama"}', "no checkpoint of a known layout there"),
     ],
 )
-def test_a_config_of_another_kind(folder: Path, config: str, says: str) -> None:
+def test_a_config_of_another_model(folder: Path, config: str, says: str) -> None:
     (folder / "config.json").write_text(config)
     with pytest.raises(ValueError, match=says):
         open_checkpoint(folder)
 
 
-def test_a_config_that_no_network_has(folder: Path) -> None:
+def test_a_network_config_with_an_unknown_key(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["network"]["hiden_size"] = 3
     (folder / "config.json").write_text(json.dumps(config))
@@ -130,25 +130,25 @@ def test_a_config_that_no_network_has(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_a_config_with_a_wrong_part_is_named(folder: Path, change: dict[str, Any]) -> None:
+def test_errors_in_the_config_name_the_file(folder: Path, change: dict[str, Any]) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=r"copy.*config\.json"):
         Pipeline.from_pretrained(folder)
 
 
-def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_adapter_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="an adapter, not a checkpoint; merge it first"):
         open_checkpoint(tmp_path)
 
 
-def test_a_name_that_is_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights=.*nothing: no such folder"):
         find_folder(tmp_path / "nothing")
 
 
-def test_a_fingerprint_sees_every_byte_and_name(folder: Path) -> None:
+def test_the_folder_hash_depends_on_every_byte_and_name(folder: Path) -> None:
     before = folder_hash(folder)
     assert folder_hash(folder) == before
     (folder / "model.safetensors").rename(folder / "model2.safetensors")

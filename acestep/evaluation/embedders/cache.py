@@ -1,7 +1,7 @@
-"""What scorers hear of a recording, kept by content: the bytes of the audio and the identity of the listener.
+"""Features of recordings, cached by content: the bytes of the audio file and the fingerprint of the extractor.
 
-A file overwritten under its old name is heard anew; a second run, a second metric on the same embedder or a second
-process finds what is there. Nothing is keyed by a file's name.
+A file overwritten under its old name is extracted again; a second run, a second metric with the same extractor or a
+second process reuses what is there. Nothing is keyed by a file's name.
 """
 
 from __future__ import annotations
@@ -14,89 +14,75 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from acestep.audio.audio import Audio, read_sound
+from acestep.audio.audio import Audio, read_nonempty_audio
+from acestep.evaluation.embedders.base import FeatureExtractor, Features
 from acestep.files import atomic
 
-Heard = dict[str, Tensor]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Ear(Protocol):
-    """Turns audio into the tensors that metrics read. Metrics with ears of one fingerprint share what was heard.
-
-    One that has ``pure``, true, keeps no state: several threads may let it hear at once.
-    """
-
-    name: str
-    fingerprint: str
-
-    def hear(self, audio: Audio) -> Heard:
-        """Tensors of one recording, deterministic, on the CPU."""
-        ...
-
-
-class HearingStore:
-    """Heard tensors in ``folder/EAR-FINGERPRINT/AUDIO_SHA256.safetensors``."""
+class FeatureCache:
+    """Features in ``folder/EXTRACTOR-FINGERPRINT/AUDIO_SHA256.safetensors``."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._last = threading.local()
 
-    def hear(self, ear: Ear, recording: Path) -> Heard:
-        """What ``ear`` hears of the file, from the store where it is there."""
+    def features(self, extractor: FeatureExtractor, recording: Path) -> Features:
+        """Features of an audio file, extracted if the cache does not hold them."""
         sha256 = self._sha256(recording)
-        path = self.folder / f"{ear.name}-{ear.fingerprint[:12]}" / f"{sha256}.safetensors"
+        path = self.folder / f"{extractor.name}-{extractor.fingerprint[:12]}" / f"{sha256}.safetensors"
         if not path.is_file():
-            heard = {name: value.contiguous() for name, value in ear.hear(self._audio(recording, sha256)).items()}
+            features = extractor.extract(self._audio(recording, sha256))
             with atomic(path) as aside:
-                save_file(heard, aside)
+                save_file({name: value.contiguous() for name, value in features.items()}, aside)
         return load_file(path)
 
-    def recall(self, recording: Path, audio: Audio) -> None:
-        """Take ``audio`` for what is in the file, until this thread hears another: it need not be decoded."""
+    def set_audio(self, recording: Path, audio: Audio) -> None:
+        """Use ``audio`` as the content of the file in this thread, until it reads another: saves decoding it."""
         self._last.read = self._sha256(recording), audio
 
     def _sha256(self, recording: Path) -> str:
-        """Of the file's bytes, found once for the ears that listen to it one after another."""
+        """Of the file's bytes, computed once for consecutive extractors."""
         now = recording.stat()
-        mark = recording, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
-        known, sha256 = getattr(self._last, "file", (None, ""))
-        if known != mark:
+        stamp = recording, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+        last, sha256 = getattr(self._last, "file", (None, ""))
+        if last != stamp:
             sha256 = hashlib.sha256(recording.read_bytes()).hexdigest()
-            self._last.file = mark, sha256
+            self._last.file = stamp, sha256
         return str(sha256)
 
     def _audio(self, recording: Path, sha256: str) -> Audio:
-        """The recording, read once for the ears that listen to it one after another."""
-        known, audio = getattr(self._last, "read", ("", None))
-        if audio is None or known != sha256:
-            audio = read_sound(recording)
+        """The recording, read once for consecutive extractors."""
+        last, audio = getattr(self._last, "read", ("", None))
+        if audio is None or last != sha256:
+            audio = read_nonempty_audio(recording)
             self._last.read = sha256, audio
         return audio
 
 
-def each_song(work: Callable[[Item], Result], items: Iterable[Item], at_once: bool = True) -> list[Result]:
-    """``work`` on every item, in order. One song gains little by several cores: ``at_once`` gives each a core."""
+def map_songs(function: Callable[[Item], Result], items: Iterable[Item], threaded: bool = True) -> list[Result]:
+    """``function`` of every item, in order; ``threaded`` gives each song a core, as one gains little from several."""
     cores = torch.get_num_threads()
-    with _single_precision():
-        if not at_once or cores == 1:
-            return [work(item) for item in items]
-        pool = _pool(cores, os.getpid())
-        songs = [pool.submit(work, item) for item in items]
-        wait(songs)  # all of them, whatever happens: nobody may go on beside what an error leads to
+    with _float32():
+        if not threaded or cores == 1:
+            return [function(item) for item in items]
+        pool = _thread_pool(cores, os.getpid())
+        songs = [pool.submit(function, item) for item in items]
+        wait(songs)  # all of them, also after an error: no thread may run on while the caller handles it
         torch.set_num_threads(cores)
         return [song.result() for song in songs]
 
 
 @contextmanager
-def _single_precision() -> Iterator[None]:
-    """Songs are heard in float32, whatever the precision of a training around it."""
+def _float32() -> Iterator[None]:
+    """Features are extracted in float32, whatever the precision of a surrounding training."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -107,6 +93,6 @@ def _single_precision() -> Iterator[None]:
 
 
 @cache
-def _pool(cores: int, process: int) -> ThreadPoolExecutor:
-    """Threads that are kept, since libraries keep buffers for each; a forked process has none of its parent's."""
+def _thread_pool(cores: int, process: int) -> ThreadPoolExecutor:
+    """Kept, since libraries keep buffers for each thread; ``process``: a forked process has none of its parent's."""
     return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))

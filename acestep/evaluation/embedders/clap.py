@@ -1,10 +1,11 @@
-"""CLAP through the two libraries that publish it, behind one face; neither is imported before it is asked for."""
+"""CLAP through the two libraries that publish it, behind one interface; each is imported when first used."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from acestep.audio.audio import Audio
-from acestep.evaluation.embedders.base import MissingWeightsError, cut_windows, mono
-from acestep.evaluation.embedders.pretrained import local
-from acestep.evaluation.files import digest, digest_module
-from acestep.types import Song
+from acestep.evaluation.embedders.base import Embedder, MissingWeightsError, cut_windows, mono
+from acestep.evaluation.embedders.pretrained import load_local
+from acestep.evaluation.hashing import digest, digest_module
+from acestep.songs import Song
 
 log = logging.getLogger(__name__)
 
@@ -32,44 +33,58 @@ MUSIC_CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 FADTK_NAMES = {Path(MUSIC_CHECKPOINT).stem: "clap-laion-music", "630k-audioset-best": "clap-laion-audio"}
 
 UNRELATED = (
-    "solo grand piano, slow and sad",
-    "fast thrash metal with double bass drums",
-    "a crowd cheering in a stadium",
-    "birds singing in a forest at dawn",
-    "minimal techno with a deep kick",
-    "a cappella choir in a cathedral",
-    "bossa nova guitar and soft brushes",
-    "heavy rain on a tin roof",
-    "trap beat with rolling hi-hats and sub bass",
-    "Baroque harpsichord concerto",
-    "bluegrass banjo and fiddle",
-    "a man giving a speech",
-    "ambient drone with long reverb",
-    "reggae with off-beat organ",
-    "mariachi trumpets and violins",
+    "solo grand piano, slow and sad", "fast thrash metal with double bass drums", "a crowd cheering in a stadium",
+    "birds singing in a forest at dawn", "minimal techno with a deep kick", "a cappella choir in a cathedral",
+    "bossa nova guitar and soft brushes", "heavy rain on a tin roof", "trap beat with rolling hi-hats and sub bass",
+    "Baroque harpsichord concerto", "bluegrass banjo and fiddle", "a man giving a speech",
+    "ambient drone with long reverb", "reggae with off-beat organ", "mariachi trumpets and violins",
     "8-bit video game chiptune",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaionClap:
+class Clap(Embedder):
+    """What both libraries' embedders have in common: fixed 10 s windows.
+
+    Attributes:
+        hop_seconds: hop of the windows. fadtk's FAD uses 1.
+        device: device of the encoders.
+    """
+
+    hop_seconds: float = 10.0
+    device: str = "cpu"
+    unrelated = tuple(Song(caption=caption) for caption in UNRELATED)
+
+    def _window_batches(self, audio: Audio) -> Sequence[Float[Tensor, "b s"]]:
+        return cut_windows(mono(audio, SAMPLE_RATE), WINDOW, round(self.hop_seconds * SAMPLE_RATE)).split(BATCH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaionClap(Clap):
     """LAION's own library and checkpoint, as music papers use it (MusicGen's evaluation: the music checkpoint).
+
+    Fixed windows through ``laion_clap``'s own preprocessing (16-bit rounding included) and encoders.
 
     Attributes:
         weights: the checkpoint, ``.pt`` or ``.safetensors``.
-        architecture: audio tower: ``HTSAT-base`` for the music checkpoint, ``HTSAT-tiny`` for
+        architecture: audio encoder: ``HTSAT-base`` for the music checkpoint, ``HTSAT-tiny`` for
             ``630k-audioset-best.pt``.
-        hop_seconds: distance of the 10 s windows' beginnings. fadtk's FAD uses 1.
-        device: where the towers run.
     """
 
     weights: str = ""
     architecture: str = "HTSAT-base"
-    hop_seconds: float = 10.0
-    device: str = "cpu"
 
-    def load(self) -> LaionClapEmbedder:
-        """The embedder. Raises :class:`MissingWeightsError` with a remedy if library or weights are not here."""
+    @property
+    def name(self) -> str:
+        stem = Path(self.weights).stem
+        return FADTK_NAMES.get(stem, f"clap-{stem}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest("laion-clap", digest_module(self._module.model), str(WINDOW), str(self.hop_seconds))
+
+    @cached_property
+    def _module(self) -> Any:
         if not self.weights or not Path(self.weights).is_file():
             raise MissingWeightsError(
                 f"laion_clap={self.weights}: no such file; download {MUSIC_CHECKPOINT} from "
@@ -86,31 +101,17 @@ class LaionClap:
             ) from error
         module = laion_clap.CLAP_Module(enable_fusion=False, amodel=self.architecture, device=self.device)
         module.model.load_state_dict(read_laion_checkpoint(self.weights))
-        stem = Path(self.weights).stem
-        return LaionClapEmbedder(module.eval(), self.hop_seconds, FADTK_NAMES.get(stem, f"clap-{stem}"))
-
-
-class LaionClapEmbedder:
-    """Windows through ``laion_clap``'s own preprocessing (16-bit step included) and towers."""
-
-    unrelated = tuple(Song(caption=caption) for caption in UNRELATED)
-
-    def __init__(self, module: Any, hop_seconds: float, name: str) -> None:
-        self.name = name
-        self.fingerprint = digest("laion-clap", digest_module(module.model), str(WINDOW), str(hop_seconds))
-        self._module = module
-        self._hop = round(hop_seconds * SAMPLE_RATE)
+        return module.eval()
 
     @torch.inference_mode()
-    def audio(self, audio: Audio) -> Float[Tensor, "w d"]:
+    def embed_audio(self, audio: Audio) -> Float[Tensor, "w d"]:
         """One 512-d unit vector for each 10 s window."""
-        windows = cut_windows(mono(audio, SAMPLE_RATE), WINDOW, self._hop)
-        parts = [self._module.get_audio_embedding_from_data(x=part.numpy()) for part in windows.split(BATCH)]
+        parts = [self._module.get_audio_embedding_from_data(x=part.numpy()) for part in self._window_batches(audio)]
         return torch.from_numpy(np.concatenate(parts))
 
     @torch.inference_mode()
-    def text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
-        """One 512-d unit vector for each caption; RoBERTa sees its first 77 tokens."""
+    def embed_text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
+        """One 512-d unit vector for each caption; RoBERTa reads its first 77 tokens."""
         captions = [song.caption for song in songs]
         _warn_truncated(self._module.tokenize, captions)
         vectors = [self._module.get_text_embedding(captions[i : i + BATCH]) for i in range(0, len(captions), BATCH)]
@@ -118,14 +119,15 @@ class LaionClapEmbedder:
 
 
 def read_laion_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a LAION checkpoint under the model's names, read without running code from the file.
+    """Tensors of a LAION checkpoint by the model's names, read without running code from the file.
 
-    Training checkpoints carry NumPy scalars beside the tensors; those types alone are admitted.
+    Training checkpoints hold NumPy scalars beside the tensors; only those types are allowed.
     """
     if Path(path).suffix == ".safetensors":
         tensors: Mapping[str, Tensor] = load_file(path)
     else:
-        scalars = [np.core.multiarray.scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+        scalar = np.core.multiarray.scalar  # type: ignore[attr-defined]  # missing in NumPy's stubs
+        scalars = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
         with torch.serialization.safe_globals(scalars):
             content = torch.load(path, map_location="cpu", weights_only=True)
         tensors = content.get("state_dict", content)
@@ -138,64 +140,58 @@ def read_laion_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformersClap:
-    """CLAP as transformers holds it. Its conversion of the music checkpoint is known to collapse: see the tripwire.
+class TransformersClap(Clap):
+    """CLAP as transformers implements it: fixed 10 s windows through ``ClapFeatureExtractor`` and ``ClapModel``.
+
+    Its conversion of the music checkpoint is known to collapse: see :func:`.base.check_collapse`.
 
     Attributes:
         weights: a folder with ``config.json``, weights, tokenizer and ``preprocessor_config.json``, or a hub id in the
             local cache.
-        hop_seconds: distance of the 10 s windows' beginnings.
-        device: where the towers run.
     """
 
     weights: str = "laion/clap-htsat-unfused"
-    hop_seconds: float = 10.0
-    device: str = "cpu"
 
-    def load(self) -> TransformersClapEmbedder:
-        """The embedder. Raises :class:`MissingWeightsError` with a remedy if the weights are not on this machine."""
+    @property
+    def name(self) -> str:
+        return f"clap-{Path(self.weights).name}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest("transformers-clap", digest_module(self._modules[0]), str(WINDOW), str(self.hop_seconds))
+
+    @cached_property
+    def _modules(self) -> tuple[Any, Any]:
         from transformers import ClapModel, ClapProcessor
 
-        model, processor = local("transformers_clap.weights", self.weights, ClapModel, ClapProcessor)
-        name = f"clap-{Path(self.weights).name}"
-        return TransformersClapEmbedder(model.to(self.device).eval(), processor, self.hop_seconds, name)
-
-
-class TransformersClapEmbedder:
-    """Fixed 10 s windows through ``ClapFeatureExtractor`` and ``ClapModel``."""
-
-    unrelated = tuple(Song(caption=caption) for caption in UNRELATED)
-
-    def __init__(self, model: Any, processor: Any, hop_seconds: float, name: str) -> None:
-        self.name = name
-        self.fingerprint = digest("transformers-clap", digest_module(model), str(WINDOW), str(hop_seconds))
-        self._model, self._processor = model, processor
-        self._hop = round(hop_seconds * SAMPLE_RATE)
+        model, processor = load_local("transformers_clap.weights", self.weights, ClapModel, ClapProcessor)
+        return model.to(self.device).eval(), processor
 
     @torch.inference_mode()
-    def audio(self, audio: Audio) -> Float[Tensor, "w d"]:
+    def embed_audio(self, audio: Audio) -> Float[Tensor, "w d"]:
         """One unit vector for each 10 s window."""
-        windows = cut_windows(mono(audio, SAMPLE_RATE), WINDOW, self._hop)
+        model, processor = self._modules
         parts = []
-        for part in windows.split(BATCH):
-            features = self._processor.feature_extractor(
+        for part in self._window_batches(audio):
+            features = processor.feature_extractor(
                 [row.numpy() for row in part], sampling_rate=SAMPLE_RATE, return_tensors="pt"
             )
-            parts.append(_vectors(self._model.get_audio_features(**features.to(self._model.device))))
+            parts.append(_unit_vectors(model.get_audio_features(**features.to(model.device))))
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
+    def embed_text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
         """One unit vector for each caption; the tokenizer's first 77 tokens."""
+        model, processor = self._modules
         captions = [song.caption for song in songs]
-        _warn_truncated(self._processor.tokenizer, captions)
-        tokens = self._processor.tokenizer(
+        _warn_truncated(processor.tokenizer, captions)
+        tokens = processor.tokenizer(
             captions, padding=True, truncation=True, max_length=TEXT_TOKENS, return_tensors="pt"
         )
-        return _vectors(self._model.get_text_features(**tokens.to(self._model.device)))
+        return _unit_vectors(model.get_text_features(**tokens.to(model.device)))
 
 
-def _vectors(output: Any) -> Tensor:
+def _unit_vectors(output: Any) -> Tensor:
     """Projected unit vectors, from the tensor that transformers 4 returns or the output object of transformers 5."""
     projected = output if isinstance(output, Tensor) else output.pooler_output
     return F.normalize(projected, dim=-1).cpu()
@@ -205,8 +201,5 @@ def _warn_truncated(tokenizer: Any, captions: list[str]) -> None:
     long = sum(len(ids) > TEXT_TOKENS for ids in tokenizer(captions)["input_ids"])
     if long:
         log.warning(
-            "%d of %d captions are longer than CLAP's %d tokens; their ends go unheard",
-            long,
-            len(captions),
-            TEXT_TOKENS,
+            "%d of %d captions are longer than CLAP's %d tokens and are truncated", long, len(captions), TEXT_TOKENS
         )

@@ -11,19 +11,19 @@ from huggingface_hub.errors import HFValidationError
 from acestep.evaluation.embedders.base import MissingWeightsError
 
 
-def local(key: str, weights: str, *classes: Any) -> list[Any]:
-    """What each of ``classes`` makes of ``weights`` by its ``from_pretrained``.
+def load_local(key: str, weights: str, *classes: Any) -> list[Any]:
+    """``from_pretrained(weights)`` of each of ``classes``, without a network.
 
     Args:
         key: of the configuration, for the message.
         weights: a folder, or a hub id in the local cache.
-        classes: of transformers, or like them.
+        classes: of transformers, or with the same ``from_pretrained``.
 
     Raises:
-        MissingWeightsError: the checkpoint is not on this machine; says how to put it there.
+        MissingWeightsError: the checkpoint is not on this machine; names the command that downloads it.
     """
     try:
-        # As a folder: some classes ask the network for a name's adapters, whatever they were told.
+        # As a folder: some classes look online for adapters of a hub id even with local_files_only.
         folder = weights if Path(weights).is_dir() else snapshot_download(weights, local_files_only=True)
         return [one.from_pretrained(folder, local_files_only=True) for one in classes]
     except (OSError, HFValidationError) as error:

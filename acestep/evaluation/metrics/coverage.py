@@ -1,20 +1,21 @@
-"""What FAD is blind to: whether songs cover the reference, differ from each other, and are not learnt by heart."""
+"""What FAD does not show: coverage of the reference, diversity within a prompt, and memorised training songs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from acestep.data.sources import find_songs
-from acestep.evaluation.embedders.base import MissingWeightsError, pooled
-from acestep.evaluation.embedders.cache import Heard
-from acestep.evaluation.metrics.base import EmbedderEar, EmbedderSpec, Unprompted, loaded
-from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.embedders.base import Features, MissingWeightsError, pooled, pooled_songs
+from acestep.evaluation.metrics.base import EmbedderMetric, Scores, SetMetric, SongMetric, TakesMetric
+from acestep.evaluation.prompts import EvaluationPrompt
 
 
 def density_coverage(
@@ -22,9 +23,9 @@ def density_coverage(
 ) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020, eqs. 3 and 4).
 
-    Around each reference vector lies a ball up to its ``k``-th neighbour in the reference. Density is how many balls
-    hold a generated vector, in units of ``k``: 1 where both sets have one distribution, above 1 near the modes.
-    Coverage is the share of balls that hold any generated vector.
+    Each reference vector is the centre of a ball that reaches to its ``k``-th neighbour in the reference. Density is
+    the mean number of balls around a generated vector, divided by ``k``: 1 for equal distributions, above 1 near the
+    modes. Coverage is the share of balls that contain any generated vector.
     """
     if len(reference) <= k or not len(generated):
         raise ValueError(f"density needs more than k={k} reference songs and a generated one, got {len(reference)}")
@@ -36,125 +37,88 @@ def density_coverage(
 
 
 def expected_coverage(reference: int, generated: int, k: int = 5) -> float:
-    """Coverage of two samples of one distribution (Naeem et al. 2020, lemma 2): what a perfect model gets."""
+    """Coverage of two samples of one distribution, as of a perfect model (Naeem et al. 2020, lemma 2)."""
     missed = 1.0
     for i in range(k):
         missed *= (reference - 1 - i) / (reference + generated - 1 - i)
     return 1.0 - missed
 
 
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Coverage:
+class Coverage(EmbedderMetric, SetMetric):
     """Density and coverage over one vector a song.
 
     Attributes:
-        embedder: what hears.
-        k: neighbours that make a ball.
+        k: neighbours that define the radius of a ball.
     """
 
-    embedder: EmbedderSpec
     k: int = 5
 
-    def load(self) -> CoverageScorer:
-        """The scorer."""
-        return CoverageScorer(EmbedderEar(loaded(self.embedder)), self.k)
-
-
-@dataclass(frozen=True)
-class CoverageScorer:
-    """What :class:`Coverage` configures."""
-
-    ear: EmbedderEar
-    k: int
-
-    def distance(
-        self, heard: Sequence[Heard], reference: Sequence[Heard], same_songs: bool = False
-    ) -> dict[str, float]:
-        """``coverage``, what a perfect model would reach, and ``density``; nothing with too few recordings."""
+    def distance(self, features: Sequence[Features], reference: Sequence[Features], same_songs: bool = False) -> Scores:
+        """``coverage``, the expectation for a perfect model, and ``density``; nothing with too few recordings."""
         if len(reference) <= self.k:
             return {}
-        density, coverage = density_coverage(_vectors(reference), _vectors(heard), self.k)
-        expected = expected_coverage(len(reference), len(heard), self.k)
+        density, coverage = density_coverage(pooled_songs(reference), pooled_songs(features), self.k)
+        expected = expected_coverage(len(reference), len(features), self.k)
         return {"coverage": coverage, "coverage_of_perfect": expected, "density": density}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diversity:
-    """How far songs of one prompt from different noise lie apart: needs ``takes`` of 2 or more.
+class Diversity(EmbedderMetric, TakesMetric):
+    """Distance between songs of one prompt from different noise: needs ``takes`` of 2 or more.
 
-    Guidance buys adherence with it, so it belongs beside every sweep.
+    Guidance trades it for adherence, so it belongs in every sweep.
     """
 
-    embedder: EmbedderSpec
-
-    def load(self) -> DiversityScorer:
-        """The scorer."""
-        return DiversityScorer(EmbedderEar(loaded(self.embedder)))
-
-
-@dataclass(frozen=True)
-class DiversityScorer:
-    """What :class:`Diversity` configures."""
-
-    ear: EmbedderEar
-
-    def among(self, heard: Heard, others: Sequence[Heard]) -> dict[str, float]:
+    def compare_takes(self, features: Features, others: Sequence[Features]) -> Scores:
         """``distance``: 1 less the mean cosine to the other songs; 0 where all are the same."""
-        return {"distance": 1.0 - float((_vectors(others) @ pooled(heard["windows"])).mean())}
+        return {"distance": 1.0 - float((pooled_songs(others) @ pooled(features["windows"])).mean())}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memorisation:
-    """Likeness to the nearest song of the training set.
+class Memorisation(EmbedderMetric, SongMetric):
+    """Similarity to the nearest song of the training set.
 
     Attributes:
-        embedder: what hears.
         songs: folder of the training set's recordings.
     """
 
-    embedder: EmbedderSpec
     songs: str
+    higher_is_better = False
+    uses_prompt = False
 
-    def load(self) -> MemorisationScorer:
-        """The scorer. Raises :class:`MissingWeightsError` if no training songs are named."""
-        found = find_songs(Path(self.songs)) if self.songs and Path(self.songs).is_dir() else []
-        if len(found) < 2:
+    @cached_property
+    def _training_songs(self) -> Sequence[Path]:
+        songs = find_songs(Path(self.songs)) if self.songs and Path(self.songs).is_dir() else []
+        if len(songs) < 2:
             raise MissingWeightsError(
                 f"metrics.memorisation.songs={self.songs}: no folder with training songs; name the one that was "
                 "trained on"
             )
-        return MemorisationScorer(EmbedderEar(loaded(self.embedder)), tuple(found))
+        return songs
 
+    def load(self) -> Self:
+        """Raises :class:`MissingWeightsError` without training songs too."""
+        _ = self._training_songs
+        return super().load()
 
-@dataclass(frozen=True)
-class MemorisationScorer(Unprompted):
-    """What :class:`Memorisation` configures. The suite hears ``corpus`` and hands it to :meth:`learn`."""
+    def recordings(self, references: Sequence[Path]) -> Sequence[Path]:
+        return self._training_songs
 
-    ear: EmbedderEar
-    corpus: tuple[Path, ...]
-    goal = "lowest"
-    _known: dict[str, Tensor] = field(default_factory=dict)
+    def fit(self, features: Sequence[Features]) -> None:
+        vectors = pooled_songs(features)
+        similarity = vectors @ vectors.T
+        similarity.fill_diagonal_(-2.0)
+        self.state.update(vectors=vectors, nearest=similarity.amax(1))
 
-    def learn(self, corpus: Sequence[Heard]) -> None:
-        """Take in the training songs, and how like each other they are."""
-        vectors = _vectors(corpus)
-        likeness = vectors @ vectors.T
-        likeness.fill_diagonal_(-2.0)
-        self._known.update(vectors=vectors, nearest=likeness.amax(1))
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
+        """``nearest`` cosine, and ``percentile``: the share of training songs less similar to their nearest neighbour.
 
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
-        """``nearest`` cosine, and ``percentile``: the share of training songs less like their own nearest neighbour.
-
-        Songs of a model that has learnt nothing by heart lie at percentiles like the training songs' own, around 0.5;
-        a crowd at 1.0 is copied.
+        Without memorisation, percentiles are like the training songs' own, around 0.5; many at 1.0 are copies.
         """
-        nearest = (self._known["vectors"] @ pooled(heard["windows"])).max()
-        return {"nearest": float(nearest), "percentile": float((self._known["nearest"] < nearest).double().mean())}
-
-
-def _vectors(songs: Sequence[Heard]) -> Float[Tensor, "n d"]:
-    return torch.stack([pooled(one["windows"]) for one in songs])
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = (self.state["vectors"] @ pooled(features["windows"])).max()
+        return {"nearest": float(nearest), "percentile": float((self.state["nearest"] < nearest).double().mean())}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from acestep.evaluation.embedders.base import Features
+from acestep.evaluation.metrics.base import EmbedderMetric, Scores, SetMetric
 
 Kernel = Callable[[Float[Tensor, "m d"], Float[Tensor, "n d"]], Float[Tensor, "m n"]]
 
@@ -16,9 +20,9 @@ def kad(reference: Float[Tensor, "m d"], generated: Float[Tensor, "n d"], bandwi
 
     Args:
         reference: windows of the reference set.
-        generated: windows of the set to judge.
-        bandwidth: the kernel's sigma: :func:`median_bandwidth` of the *reference*, kept with its statistics, so that
-            two systems are measured with one ruler.
+        generated: windows of the other set.
+        bandwidth: the kernel's sigma: :func:`median_bandwidth` of the *reference*, so that two systems are compared
+            with the same kernel.
         block: rows per block; memory is ``block`` squared.
     """
 
@@ -53,9 +57,28 @@ def squared_mmd(x: Float[Tensor, "m d"], y: Float[Tensor, "n d"], kernel: Kernel
     def within(a: Tensor) -> float:
         blocks, sums = a.split(block), 0.0
         for index, p in enumerate(blocks):
-            own = kernel(p, p)
-            sums += float(own.sum() - own.diagonal().sum())
+            diagonal = kernel(p, p)
+            sums += float(diagonal.sum() - diagonal.diagonal().sum())
             sums += 2.0 * sum(float(kernel(p, q).sum()) for q in blocks[index + 1 :])
         return sums / (len(a) * (len(a) - 1))
 
     return within(x) + within(y) - 2.0 * total(x, y) / (len(x) * len(y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelDistance(EmbedderMetric, SetMetric):
+    """KAD between the windows of all songs and of all reference recordings, usable from tens of songs.
+
+    The kernel's bandwidth is the median distance between the reference's windows.
+    """
+
+    higher_is_better = False
+
+    def distance(self, features: Sequence[Features], reference: Sequence[Features], same_songs: bool = False) -> Scores:
+        """``kad`` and the ``bandwidth`` of its kernel."""
+        target = torch.cat([song["windows"] for song in reference])
+        bandwidth = median_bandwidth(target)
+        return {
+            "kad": kad(target, torch.cat([song["windows"] for song in features]), bandwidth),
+            "bandwidth": bandwidth,
+        }

@@ -1,8 +1,7 @@
-"""Key of any recording, by signal processing alone, and how close it is to the key asked for."""
+"""Key of any recording, by signal processing alone, compared with the requested key."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio.audio import Audio
-from acestep.evaluation.embedders.base import mono
-from acestep.evaluation.embedders.cache import Heard
-from acestep.evaluation.files import digest
-from acestep.evaluation.metrics.base import Always
-from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.embedders.base import Features, mono
+from acestep.evaluation.hashing import digest
+from acestep.evaluation.metrics.base import Scores, SongMetric
+from acestep.evaluation.prompts import EvaluationPrompt
+from acestep.songs.metadata import parse_key
 
 SAMPLE_RATE = 11_025
 WINDOW, HOP = 8_192, 2_048
@@ -23,12 +22,11 @@ BASS_HZ, BASS_WEIGHT = 260.0, 0.4
 LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
 MODES = ("major", "minor")
-KEY = re.compile(r"\s*([A-Ga-g])\s*([#♯b♭]?)\s*(major|minor|maj|min|m)?\s*", re.IGNORECASE)
 PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
 }
-"""How well each of twelve notes fits a key, from listening tests (Krumhansl and Kessler 1982)."""
+"""Probe-tone profiles: how well each of twelve notes fits a key (Krumhansl and Kessler 1982)."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,17 @@ class Key:
 
 
 def read_key(text: str | None) -> Key | None:
-    """The key that ``text`` names, such as ``F# minor`` or ``Bb``; ``None`` where it names none."""
-    found = KEY.fullmatch(text or "")
-    if not found:
+    """The key that ``text`` names, in any spelling of :func:`~acestep.songs.metadata.parse_key`."""
+    if (parts := parse_key(text)) is None:
         return None
-    letter, accidental, mode = found[1].upper(), found[2].lower(), found[3] or "major"
-    minor = mode == "m" or mode.lower().startswith("min")
-    return Key((LETTERS[letter] + ACCIDENTALS[accidental]) % 12, "minor" if minor else "major")
+    note, accidental, mode = parts
+    return Key((LETTERS[note] + ACCIDENTALS[accidental.lower()]) % 12, mode)
 
 
-def key_of(chroma: Float[Tensor, "c n"]) -> Key:
-    """The key whose profile agrees best with the notes heard, those in the bass counted a second time, for less."""
-    heard = chroma / chroma.sum(1, keepdim=True).clamp(min=1e-9)
-    notes = heard[0] + BASS_WEIGHT * heard[1]
+def estimate_key(chroma: Float[Tensor, "c n"]) -> Key:
+    """The key whose profile correlates best with the chroma of :func:`chroma`, the bass added with a smaller weight."""
+    shares = chroma / chroma.sum(1, keepdim=True).clamp(min=1e-9)
+    notes = shares[0] + BASS_WEIGHT * shares[1]
     scores = torch.stack([
         torch.stack([_correlation(notes, torch.tensor(PROFILES[mode]).roll(tonic)) for tonic in range(12)])
         for mode in MODES
@@ -64,8 +60,8 @@ def key_of(chroma: Float[Tensor, "c n"]) -> Key:
 def chroma(audio: Audio) -> Float[Tensor, "c n"]:
     """Energy of twelve notes, C first, over the song: row 0 in all octaves, row 1 in the bass.
 
-    Only peaks of the spectrum count, each at its own frequency by a parabola, so that a note does not leak into its
-    neighbours where bins are wide; levels are compressed, so that one loud voice does not decide.
+    Only peaks of the spectrum count, each at its frequency by parabolic interpolation, so that a note does not leak
+    into its neighbours where bins are wide; levels are compressed, so that one loud voice does not dominate.
     """
     samples = mono(audio, SAMPLE_RATE)
     samples = torch.nn.functional.pad(samples, (0, max(WINDOW - len(samples), 0)))
@@ -83,7 +79,7 @@ def chroma(audio: Audio) -> Float[Tensor, "c n"]:
 
 
 def key_agreement(estimate: Key, target: Key) -> dict[str, float]:
-    """``mirex``: 1 for the key, 0.5 a fifth apart (either way), 0.3 its relative, 0.2 its parallel; ``exact``, parts.
+    """``mirex``: 1 for the key, 0.5 a fifth apart, 0.3 its relative, 0.2 its parallel; ``exact``, ``tonic``, ``mode``.
 
     A fifth counts upwards and downwards; ``mir_eval`` takes one direction only (its issue 337).
     """
@@ -98,43 +94,28 @@ def key_agreement(estimate: Key, target: Key) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyAdherence:
-    """Agreement with the key asked for, weighted as in MIREX."""
-
-    def load(self) -> KeyScorer:
-        """The scorer."""
-        return KeyScorer()
-
-
-class ChromaEar:
-    """The notes of a song."""
-
-    name = "chroma"
-    pure = True
-    fingerprint = digest(f"chroma-{SAMPLE_RATE}-{WINDOW}-{HOP}-{LOWEST_HZ:g}-{HIGHEST_HZ:g}-{BASS_HZ:g}")
-
-    def hear(self, audio: Audio) -> Heard:
-        """``chroma`` (2, 12)."""
-        return {"chroma": chroma(audio)}
-
-
-class KeyScorer(Always):
-    """What :class:`KeyAdherence` configures."""
-
-    ear = ChromaEar()
-
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether a key is asked for that can be read."""
-        return read_key(prompt.song.key) is not None
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
-        """Agreement with the key asked for."""
-        target = read_key(prompt.song.key)
-        assert target is not None
-        return key_agreement(key_of(heard["chroma"]), target)
-
-
 def _correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Tensor:
     a, b = a - a.mean(), b - b.mean()
     return (a @ b) / (a.norm() * b.norm()).clamp(min=1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyAdherence(SongMetric):
+    """Agreement with the requested key, weighted as in MIREX."""
+
+    name = "chroma"
+    fingerprint = digest(f"chroma-{SAMPLE_RATE}-{WINDOW}-{HOP}-{LOWEST_HZ:g}-{HIGHEST_HZ:g}-{BASS_HZ:g}")
+    thread_safe = True
+
+    def extract(self, audio: Audio) -> Features:
+        """``chroma`` (2, 12)."""
+        return {"chroma": chroma(audio)}
+
+    def applies(self, prompt: EvaluationPrompt) -> bool:
+        return read_key(prompt.song.key) is not None
+
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
+        """See :func:`key_agreement`."""
+        target = read_key(prompt.song.key)
+        assert target is not None
+        return key_agreement(estimate_key(features["chroma"]), target)

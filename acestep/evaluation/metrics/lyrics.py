@@ -1,112 +1,91 @@
-"""Whether a song sings the words and the language that were asked for, by a speech recogniser.
+"""Whether a song sings the requested words in the requested language, by a speech recogniser.
 
 Recognisers invent text where nobody sings ("Thanks for watching!"): windows without a voice give none, a song's error
-is capped at 1, and the share of capped songs stands beside it.
+is capped at 1, and the share of capped songs is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from acestep.evaluation.embedders.cache import Heard
-from acestep.evaluation.embedders.whisper import Whisper, WhisperEar, WhisperSpec, text_of
-from acestep.evaluation.metrics.base import Always
-from acestep.evaluation.metrics.edit_distance import UNSPACED, characters, edits, words
-from acestep.evaluation.prompts import Prompt
+from acestep.evaluation.embedders.base import Features
+from acestep.evaluation.embedders.whisper import Whisper, transcription
+from acestep.evaluation.metrics.base import Scores, SongMetric
+from acestep.evaluation.metrics.edit_distance import UNSPACED, edit_distance, lyric_characters, lyric_words
+from acestep.evaluation.prompts import EvaluationPrompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class LyricsAccuracy:
-    """Word and character error rates of the lyrics, the prompt's language forced on the recogniser.
+class RecogniserMetric(SongMetric):
+    """A metric on transcriptions.
 
     Attributes:
-        recogniser: what listens.
+        recogniser: the speech recogniser.
     """
 
-    recogniser: WhisperSpec = field(default_factory=WhisperSpec)
+    recogniser: Whisper = field(default_factory=Whisper)
 
-    def load(self) -> LyricsScorer:
-        """The scorer."""
-        return LyricsScorer(self.recogniser.load())
+    @property
+    def extractor(self) -> Whisper:
+        return self.recogniser
 
 
-class LyricsScorer(Always):
-    """What :class:`LyricsAccuracy` configures."""
+@dataclass(frozen=True, kw_only=True)
+class LyricsAccuracy(RecogniserMetric):
+    """Word and character error rates of the lyrics, the prompt's language forced on the recogniser."""
 
-    def __init__(self, whisper: Whisper) -> None:
-        self.ear = WhisperEar(whisper)
-        self._whisper = whisper
+    def extractor_for(self, prompt: EvaluationPrompt) -> Whisper:
+        """With the prompt's language, if the recogniser has it."""
+        language = prompt.song.language
+        return replace(self.recogniser, language=language if language in self.recogniser.languages else "")
 
-    def ear_for(self, prompt: Prompt) -> WhisperEar:
-        """The ear for the prompt's language; any language where it names none that the recogniser knows."""
-        known = prompt.song.language in self._whisper.languages
-        return WhisperEar(self._whisper, prompt.song.language if known else "")
+    def applies(self, prompt: EvaluationPrompt) -> bool:
+        return bool(lyric_words(prompt.song.lyrics))
 
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether there is something to sing."""
-        return bool(words(prompt.song.lyrics))
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
         """``accuracy``: 1 less the error rate, at least 0, of words, or of characters in a language without spaces.
 
-        Then ``wer`` and ``cer`` uncapped, whether the rate was ``capped``, and the counts that :meth:`total` sums.
+        Then ``wer`` and ``cer`` uncapped, whether the rate was ``capped``, and the counts that :meth:`aggregate` sums.
         """
-        text = text_of(heard)
-        by_word = edits(words(prompt.song.lyrics), words(text))
-        by_character = edits(characters(prompt.song.lyrics), characters(text))
-        counted = by_character if prompt.song.language in UNSPACED else by_word
+        text = transcription(features)
+        words, characters = lyric_words(prompt.song.lyrics), lyric_characters(prompt.song.lyrics)
+        word_edits = edit_distance(words, lyric_words(text))
+        character_edits = edit_distance(characters, lyric_characters(text))
+        wer, cer = word_edits / len(words), character_edits / len(characters)
+        rate = cer if prompt.song.language in UNSPACED else wer
         return {
-            "accuracy": 1.0 - min(counted.rate, 1.0),
-            "wer": by_word.rate,
-            "cer": by_character.rate,
-            "capped": float(counted.rate > 1.0),
-            "word_edits": by_word.total,
-            "words": by_word.length,
-            "character_edits": by_character.total,
-            "characters": by_character.length,
+            "accuracy": 1.0 - min(rate, 1.0),
+            "wer": wer,
+            "cer": cer,
+            "capped": float(rate > 1.0),
+            "word_edits": word_edits,
+            "words": len(words),
+            "character_edits": character_edits,
+            "characters": len(characters),
         }
 
-    def total(self, scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def aggregate(self, scores: Sequence[Mapping[str, float]]) -> Scores:
         """Error rates of all songs as one text: all edits by all words, in which long lyrics count for more."""
-        summed = {name: sum(score[name] for score in scores) for name in scores[0]}
+        sums = {name: sum(score[name] for score in scores) for name in scores[0]}
         return {
-            "corpus_wer": summed["word_edits"] / summed["words"],
-            "corpus_cer": summed["character_edits"] / summed["characters"],
+            "corpus_wer": sums["word_edits"] / sums["words"],
+            "corpus_cer": sums["character_edits"] / sums["characters"],
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageAdherence:
-    """Whether the language heard is the one asked for.
+class LanguageAdherence(RecogniserMetric):
+    """Whether the song is sung in the requested language."""
 
-    Attributes:
-        recogniser: what listens.
-    """
+    def applies(self, prompt: EvaluationPrompt) -> bool:
+        return prompt.song.language in self.recogniser.languages and bool(lyric_words(prompt.song.lyrics))
 
-    recogniser: WhisperSpec = field(default_factory=WhisperSpec)
-
-    def load(self) -> LanguageScorer:
-        """The scorer."""
-        return LanguageScorer(self.recogniser.load())
-
-
-class LanguageScorer(Always):
-    """What :class:`LanguageAdherence` configures."""
-
-    def __init__(self, whisper: Whisper) -> None:
-        self.ear = WhisperEar(whisper)
-        self._languages = whisper.languages
-
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether words are to be sung in a language that the recogniser knows."""
-        return prompt.song.language in self._languages and bool(words(prompt.song.lyrics))
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
         """``match`` and ``probability``, which songs without a voice do not have, and ``voice``."""
-        voice = {"voice": float(heard["voice"])}
-        if not float(heard["voice"]):
+        voice = {"voice": float(features["voice"])}
+        if not float(features["voice"]):
             return voice
-        asked = self._languages.index(prompt.song.language)
-        found = {"match": float(int(heard["languages"].argmax()) == asked)}
-        return found | {"probability": float(heard["languages"][asked])} | voice
+        requested = self.recogniser.languages.index(prompt.song.language)
+        match = float(int(features["languages"].argmax()) == requested)
+        return {"match": match, "probability": float(features["languages"][requested]), **voice}

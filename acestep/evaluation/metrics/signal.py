@@ -1,36 +1,33 @@
-"""What needs no model to be heard: length, silence, loudness, clipping, stereo. Catches failures that others miss."""
+"""Measures of the waveform: length, silence, loudness, clipping, stereo. They show failures that embedders miss."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
 from acestep.audio.audio import Audio
-from acestep.evaluation.embedders.cache import Heard
-from acestep.evaluation.files import digest
-from acestep.evaluation.metrics.base import Always, Unprompted
-from acestep.evaluation.prompts import Prompt
+from acestep.audio.loudness import MIN_LEVEL, decibels, loudness_float32
+from acestep.evaluation.embedders.base import Features
+from acestep.evaluation.hashing import digest
+from acestep.evaluation.metrics.base import Scores, SongMetric
+from acestep.evaluation.prompts import EvaluationPrompt
 
 SILENT_DBFS = -60.0
-QUIETEST = 10 ** (-120 / 20)
 BLOCK_SECONDS = 0.05
 TONE_HZ = 14_000.0
 CLIPPED = 0.999
-SHORTEST_FOR_LOUDNESS = 0.4
 
 
-def measure(audio: Audio) -> dict[str, float]:
+def waveform_measures(audio: Audio) -> dict[str, float]:
     """All measures of a recording by name.
 
     ``lufs`` is the integrated loudness of ITU-R BS.1770-4; ``crest`` the peak above the mean level in dB; ``clipped``
-    the share of samples at full scale; ``correlation`` that of left and right, and ``mono_loss`` what their sum loses,
-    in dB; ``treble`` the share of energy above 14 kHz, which most embeddings do not hear; ``silence`` the share of
-    blocks below -60 dBFS, ``lead`` and ``tail`` the silent seconds at both ends.
+    the share of samples at full scale; ``correlation`` that of left and right, and ``mono_loss`` the level lost in
+    their sum, in dB; ``treble`` the share of energy above 14 kHz, beyond the range of most embeddings; ``silence`` the
+    share of blocks below -60 dBFS, ``lead`` and ``tail`` the silent seconds at both ends.
     """
     samples = audio.samples.to(torch.float32)
     if not torch.isfinite(samples).all():
@@ -44,89 +41,18 @@ def measure(audio: Audio) -> dict[str, float]:
     tail = float(len(silent) - 1 - sounding[-1]) * block if len(sounding) else audio.seconds
     return {
         "seconds": audio.seconds,
-        "lufs": _lufs(samples, audio.sample_rate),
-        "peak": _decibels(peak),
-        "crest": _decibels(peak) - _decibels(rms),
+        "lufs": loudness_float32(samples, audio.sample_rate),
+        "peak": _dbfs(peak),
+        "crest": _dbfs(peak) - _dbfs(rms),
         "clipped": float((samples.abs() >= CLIPPED).double().mean()),
         "offset": float(samples.mean(1).abs().max()),
-        "correlation": _cosine(left - left.mean(), right - right.mean()),
-        "mono_loss": max(_decibels(rms) - _decibels(float(samples.mean(0).square().mean().sqrt())), 0.0),
+        "correlation": _signal_correlation(left - left.mean(), right - right.mean()),
+        "mono_loss": max(_dbfs(rms) - _dbfs(float(samples.mean(0).square().mean().sqrt())), 0.0),
         "treble": _treble(samples, audio.sample_rate),
         "silence": float(silent.double().mean()),
         "lead": lead,
         "tail": tail,
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignalHealth:
-    """The measures of a waveform, prompt or not; ``lufs`` first. Songs of no healthy kind stand out in them."""
-
-    def load(self) -> HealthScorer:
-        """The scorer."""
-        return HealthScorer()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DurationAdherence:
-    """Whether a song is as long as asked for, and sounds to its end.
-
-    Attributes:
-        early: seconds of silence at the end from which a song counts as ended too early.
-    """
-
-    early: float = 2.0
-
-    def load(self) -> DurationScorer:
-        """The scorer."""
-        return DurationScorer(self.early)
-
-
-class SignalEar:
-    """The measures of a song, in the order of ``MEASURES``."""
-
-    name = "signal"
-    pure = True
-    fingerprint = digest(f"signal-{SILENT_DBFS:g}-{BLOCK_SECONDS:g}-{TONE_HZ:g}")
-
-    def hear(self, audio: Audio) -> Heard:
-        """Each measure (1) by its name."""
-        return {name: torch.tensor([value], dtype=torch.float64) for name, value in measure(audio).items()}
-
-
-class HealthScorer(Unprompted):
-    """What :class:`SignalHealth` configures."""
-
-    ear = SignalEar()
-    goal = "neither"
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
-        """Every measure but the length."""
-        first = {"lufs": float(heard["lufs"])}
-        return first | {name: float(value) for name, value in sorted(heard.items()) if name != "seconds"}
-
-
-@dataclass(frozen=True)
-class DurationScorer(Always):
-    """What :class:`DurationAdherence` configures."""
-
-    early: float
-    ear = SignalEar()
-
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether a length is asked for."""
-        return bool(prompt.song.seconds)
-
-    def score(self, heard: Heard, prompt: Prompt) -> dict[str, float]:
-        """``sounding``: the share of the asked length that is no silent end; ``error`` of the length in seconds."""
-        wanted, tail = float(prompt.song.seconds or 0), float(heard["tail"])
-        made = float(heard["seconds"])
-        return {
-            "sounding": min((made - tail) / wanted, 1.0),
-            "error": abs(made - wanted),
-            "early_end": float(tail >= self.early),
-            "lead": float(heard["lead"]),
-        }
 
 
 def _blocks_per_second(audio: Audio) -> float:
@@ -140,24 +66,67 @@ def _silent_blocks(samples: Float[Tensor, "a s"], rate: int) -> Tensor:
     return level < 10 ** (SILENT_DBFS / 20)
 
 
-def _lufs(samples: Float[Tensor, "a s"], rate: int) -> float:
-    if samples.shape[1] < SHORTEST_FOR_LOUDNESS * rate or float(samples.abs().max()) < QUIETEST:
-        return -70.0
-    found = float(torchaudio.functional.loudness(samples, rate))
-    # Below the gate of BS.1770 there is nothing left to average.
-    return max(found, -70.0) if math.isfinite(found) else -70.0
-
-
 def _treble(samples: Float[Tensor, "a s"], rate: int) -> float:
     power = torch.fft.rfft(samples.mean(0)).abs().square()
     hz = torch.fft.rfftfreq(samples.shape[1], 1 / rate)
     return float(power[hz > TONE_HZ].sum() / power.sum().clamp(min=1e-20))
 
 
-def _cosine(a: Float[Tensor, " s"], b: Float[Tensor, " s"]) -> float:
-    both = float(a.norm() * b.norm())
-    return float(a @ b) / both if both > 0 else 1.0
+def _signal_correlation(a: Float[Tensor, " s"], b: Float[Tensor, " s"]) -> float:
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms > 0 else 1.0
 
 
-def _decibels(level: float) -> float:
-    return 20 * math.log10(max(level, QUIETEST))
+def _dbfs(level: float) -> float:
+    return decibels(max(level, MIN_LEVEL))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveformMetric(SongMetric):
+    """A metric on :func:`waveform_measures`."""
+
+    name = "signal"
+    fingerprint = digest(f"signal-{SILENT_DBFS:g}-{BLOCK_SECONDS:g}-{TONE_HZ:g}")
+    thread_safe = True
+
+    def extract(self, audio: Audio) -> Features:
+        """Each measure (1) by its name."""
+        return {name: torch.tensor([value], dtype=torch.float64) for name, value in waveform_measures(audio).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalHealth(WaveformMetric):
+    """The measures of a waveform, with or without a prompt: broken songs are outliers in them."""
+
+    higher_is_better = None
+    uses_prompt = False
+    headline = "lufs"
+
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
+        """Every measure but the length."""
+        return super().score({name: value for name, value in features.items() if name != "seconds"}, prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DurationAdherence(WaveformMetric):
+    """Whether a song has the requested length, and sounds to its end.
+
+    Attributes:
+        early: seconds of silence at the end from which a song counts as ended too early.
+    """
+
+    early: float = 2.0
+
+    def applies(self, prompt: EvaluationPrompt) -> bool:
+        return bool(prompt.song.seconds)
+
+    def score(self, features: Features, prompt: EvaluationPrompt) -> Scores:
+        """``sounding``: share of the requested length before a silent end; ``error`` of the length in seconds."""
+        requested, tail = float(prompt.song.seconds or 0), float(features["tail"])
+        seconds = float(features["seconds"])
+        return {
+            "sounding": min((seconds - tail) / requested, 1.0),
+            "error": abs(seconds - requested),
+            "early_end": float(tail >= self.early),
+            "lead": float(features["lead"]),
+        }

@@ -1,110 +1,105 @@
-"""The numbers of an evaluation as HTML: cards, tables, differences, what was left out."""
+"""Numbers of an evaluation as HTML: overview cards, score tables, differences, warnings."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from acestep.evaluation.results import LOWEST, NEITHER, Results, by_reason
+from acestep.evaluation.results import LOWEST, NEITHER, Results, metrics_by_reason
 from acestep.evaluation.statistics import Interval
 from acestep.evaluation.sweep import CEILING
+from acestep.page import details, html_table
 
 DASH = "–"
-CHANGE_HEAD = ("", "difference", "95 %", "effect d_z", "p, Holm", "prompts to show it")
+DIFFERENCE_HEAD = ("", "difference", "95 % interval", "d_z", "p (Holm)", "prompts for 80 % power")
+MAX_EXCLUDED = 10
 
 
-def cards(results: Results) -> str:
-    """One card for each metric: its value at its best setting, and what to compare it with."""
-    made = [_song_card(results, column) for column in results.headlines]
-    songwise = {column.partition(".")[0] for column in results.headlines}
-    made += [_set_card(results, metric) for metric in results.set_metrics if metric not in songwise]
-    return f"<section class=cards>{''.join(made)}</section>"
+def overview(results: Results) -> str:
+    """A card for each metric: its value at its best sweep point, and what to compare it with."""
+    cards = [_score_card(results, column) for column in results.headlines]
+    cards += [_set_card(results, metric) for metric in results.set_only_metrics]
+    return f"<section class=cards>{''.join(cards)}</section>"
 
 
 def notes(results: Results) -> str:
-    """What the numbers are too few for, which metrics are missing and why, which songs were not made."""
+    """Sample-size warnings, metrics that did not run, songs that failed; empty without any."""
     lines = list(results.summary()["advice"])
-    left_out = by_reason(results.setting.left_out)
+    left_out = metrics_by_reason(results.info.left_out)
     lines += [f"left out: {', '.join(names)}: {reason}" for reason, names in left_out.items()]
     excluded = [row for row in results.rows if row.excluded]
-    lines += [f"not made: {row.prompt.id} at {row.cell}: {row.excluded}" for row in excluded[:10]]
-    lines += [f"and {len(excluded) - 10} more songs that were not made"] if len(excluded) > 10 else []
-    unheard = [(metric, reason) for row in results.rows for metric, reason in row.unheard.items()]
-    lines += [f"{count} songs unheard by {metric}: {reason}" for (metric, reason), count in Counter(unheard).items()]
+    lines += [f"failed: {row.prompt.id} at {row.point}: {row.excluded}" for row in excluded[:MAX_EXCLUDED]]
+    lines += [f"and {len(excluded) - MAX_EXCLUDED} more songs that failed"] if len(excluded) > MAX_EXCLUDED else []
+    unscored = Counter(item for row in results.rows for item in row.unscored.items())
+    lines += [f"{count} songs not scored by {metric}: {reason}" for (metric, reason), count in unscored.items()]
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<details class=notes open><summary>notes: {len(lines)}</summary><ul>{items}</ul></details>"
+    return details(f"notes: {len(lines)}", f"<ul>{items}</ul>", " class=notes open")
 
 
-def numbers(results: Results) -> str:
-    """Every score and distance under every setting."""
-    labels = [*results.cells, *([CEILING] if CEILING in results.sets else [])]
-    rows = [(column, [interval(results.interval(column, label)) for label in labels]) for column in results.columns]
-    names = dict.fromkeys((m, name) for label in labels for m, v in results.sets.get(label, {}).items() for name in v)
-    for metric, name in names:
-        found = [results.sets.get(label, {}).get(metric, {}).get(name) for label in labels]
-        rows.append((f"{metric}.{name}", [DASH if value is None else f"{value:.4g}" for value in found]))
-    rows.append(("hash of settings", [f"<small>{results.decided_by(label)[:12]}</small>" for label in labels]))
-    return table(["", *labels], rows)
+def score_table(results: Results) -> str:
+    """Every score and set distance at every sweep point."""
+    points = [*results.points, *([CEILING] if CEILING in results.sets else [])]
+    rows = [(name, [format_interval(results.interval(name, point)) for point in points]) for name in results.columns]
+    sets = [results.set_columns(point) for point in points]
+    names = dict.fromkeys(name for one in sets for name in one)
+    rows += [(name, [f"{one[name]:.4g}" if name in one else DASH for one in sets]) for name in names]
+    rows.append(("hash of settings", [f"<small>{results.point_hash(point)[:12]}</small>" for point in points]))
+    return html_table(["", *points], rows)
 
 
-def differences(results: Results) -> str:
-    """Every setting against the first, prompt by prompt; nothing where there is one setting."""
+def sweep_differences(results: Results) -> str:
+    """Every sweep point minus the first, paired by prompt; empty where there is one point."""
     summary = results.summary()
-    rows = [(f"{one['score']} at {one['cell']}", change_cells(one, one["p_holm"])) for one in summary["differences"]]
+    rows = [(f"{one['score']} at {one['cell']}", difference_cells(one)) for one in summary["differences"]]
     rows += [
-        (f"{one['distance']} at {one['cell']}", [_signed(one["mean"]), _bounds(one["ci95"]), DASH, DASH, DASH])
+        (f"{one['distance']} at {one['cell']}", [f"{one['mean']:+.4f}", _bounds(one["ci95"]), DASH, DASH, DASH])
         for one in summary["set_differences"]
     ]
-    if not rows:
-        return ""
-    return f"<h2>Against {escape(results.cells[0])}</h2>{table(CHANGE_HEAD, rows)}"
+    return f"<h2>Differences from {escape(results.points[0])}</h2>{html_table(DIFFERENCE_HEAD, rows)}" if rows else ""
 
 
-def change_cells(change: Mapping[str, Any], p_holm: float) -> list[str]:
-    """What :data:`CHANGE_HEAD` names, of what :func:`acestep.evaluation.results.paired` found."""
-    effect, needed = change["effect"], change["prompts_needed"]
+def difference_cells(difference: Mapping[str, Any]) -> list[str]:
+    """Cells under :data:`DIFFERENCE_HEAD` of a result of ``statistics.paired_test`` with its ``p_holm``."""
+    effect, needed = difference["effect"], difference["prompts_needed"]
     return [
-        _signed(change["mean"]),
-        _bounds(change["ci95"]),
+        f"{difference['mean']:+.4f}",
+        _bounds(difference["ci95"]),
         DASH if effect is None else f"{effect:+.2f}",
-        f"{p_holm:.3g}",
+        f"{difference['p_holm']:.3g}",
         DASH if needed is None else str(needed),
     ]
 
 
 def prompt_table(results: Results) -> str:
-    """Every prompt's score under every setting, the best prompts first."""
+    """The first score of every prompt at every sweep point, the best prompts first."""
     if not results.headlines:
         return ""
     column = results.headlines[0]
-    found = {cell: results.values(column, cell) for cell in results.cells}
+    scores = [results.values(column, point) for point in results.points]
     captions = {row.prompt.id: row.prompt.song.caption for row in results.rows}
     rows = [
-        (
-            f"{name}: {captions[name][:60]}",
-            [f"{found[c][name]:.3f}" if name in found[c] else DASH for c in results.cells],
-        )
-        for name in ranked(results)
+        (f"{name}: {captions[name][:60]}", [f"{one[name]:.3f}" if name in one else DASH for one in scores])
+        for name in ranked_prompts(results)
     ]
-    title = f"{column}, prompt by prompt, from the best to the worst at {results.best(column)}"
-    return f"<details><summary>{escape(title)}</summary>{table(['', *results.cells], rows)}</details>"
+    title = f"{column} of every prompt, from the best to the worst at {results.best(column)}"
+    return details(title, html_table(["", *results.points], rows))
 
 
-def settings(results: Results) -> str:
+def info_block(results: Results) -> str:
     """All settings, hashes and counts."""
     summary = results.summary()
     text = escape(json.dumps({**summary["setting"], "songs": summary["songs"]}, indent=2))
-    return f"<details><summary>everything the numbers depend on</summary><pre>{text}</pre></details>"
+    return details("all settings, hashes and counts", f"<pre>{text}</pre>")
 
 
-def ranked(results: Results) -> list[str]:
-    """Prompts with a song, best first by the first score in its best cell."""
-    ids = list(dict.fromkeys(row.prompt.id for row in results.rows if row.cell != CEILING and row.path))
+def ranked_prompts(results: Results) -> list[str]:
+    """Prompts with a song, best first by the first score at its best sweep point."""
+    ids = list(dict.fromkeys(row.prompt.id for row in results.rows if row.point != CEILING and row.path))
     if results.headlines:
         column = results.headlines[0]
         scores, sign = results.values(column, results.best(column)), -1 if results.goal(column) == LOWEST else 1
@@ -112,50 +107,35 @@ def ranked(results: Results) -> list[str]:
     return ids
 
 
-def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Rows of a name, which is text, and of cells, which are HTML."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>" for name, values in rows
-    )
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+def format_interval(interval: Interval | None) -> str:
+    """A mean and its bounds as HTML."""
+    return DASH if interval is None else f"{interval.mean:.3f} <small>{_bounds(interval.bounds)}</small>"
 
 
-def interval(found: Interval | None) -> str:
-    """A mean and its bounds."""
-    return DASH if found is None else f"{found.mean:.3f} <small>{_bounds(found.bounds)}</small>"
-
-
-def _song_card(results: Results, column: str) -> str:
-    best = results.best(column)
-    found, ceiling = results.interval(column, best), results.interval(column, CEILING)
-    shuffled = results.interval(column, best, shuffled=True)
-    goal = results.goal(column)
-    lines = [f"at {best}", f"95 % {_bounds(found.bounds)}" if found else "", f"n {found.n}" if found else ""]
-    lines += [f"shuffled {shuffled.mean:.3f}" if shuffled and goal != NEITHER else ""]
-    lines += [f"ceiling {ceiling.mean:.3f}" if ceiling else "", "lower is better" if goal == LOWEST else ""]
-    return _card(column.replace(".", " · "), f"{found.mean:.3f}" if found else DASH, lines)
+def _score_card(results: Results, column: str) -> str:
+    best, goal = results.best(column), results.goal(column)
+    score, ceiling = results.interval(column, best), results.interval(column, CEILING)
+    shuffled = results.interval(column, best, shuffled=True) if goal != NEITHER else None
+    lines = [f"at {best}", *([f"95 % interval {_bounds(score.bounds)}", f"n {score.n}"] if score else [])]
+    lines += [f"shuffled {shuffled.mean:.3f}"] if shuffled else []
+    lines += [f"ceiling {ceiling.mean:.3f}"] if ceiling else []
+    return _overview_card(column.replace(".", " · "), f"{score.mean:.3f}" if score else DASH, lines, goal)
 
 
 def _set_card(results: Results, metric: str) -> str:
     headline = results.set_headline(metric)
     best, value = results.best_set(metric)
-    is_low = results.goal(metric) == LOWEST
-    ceiling = results.sets.get(CEILING, {}).get(metric, {})
-    error = results.sets[best][metric].get("error")
-    lines = [f"at {best}", f"± {error:.3f} (standard error)" if error is not None else ""]
-    lines += [f"ceiling {ceiling[headline]:.3f}" if headline in ceiling else "", "lower is better" if is_low else ""]
-    return _card(metric, f"{value:.3f}", lines)
+    ceiling, error = results.set_scores(CEILING, metric), results.set_scores(best, metric).get("error")
+    lines = [f"at {best}", *([f"± {error:.3f} (standard error)"] if error is not None else [])]
+    lines += [f"ceiling {ceiling[headline]:.3f}"] if headline in ceiling else []
+    return _overview_card(metric, f"{value:.3f}", lines, results.goal(metric))
 
 
-def _card(name: str, value: str, lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines if line)
+def _overview_card(name: str, value: str, lines: Sequence[str], goal: str) -> str:
+    lines = [*lines, *(["lower is better"] if goal == LOWEST else [])]
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<div class=card><h4>{escape(name)}</h4><strong>{escape(value)}</strong><ul>{items}</ul></div>"
 
 
 def _bounds(bounds: Sequence[float]) -> str:
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"

@@ -21,40 +21,38 @@ import clap_cache
 import torch
 from acestep.audio.audio import Audio
 from acestep.evaluation.embedders.clap import LaionClap
-from acestep.types import Song
+from acestep.songs import Song
 
 checkpoint = home / "630k-audioset-best.pt"
 samples = 0.2 * torch.randn(2, 48_000 * 23, generator=torch.Generator().manual_seed(0))
 samples[:, : 48_000 * 10] *= torch.linspace(0, 1, 48_000 * 10)
-spec = LaionClap(weights=str(checkpoint), architecture="HTSAT-tiny")
+embedder = LaionClap(weights=str(checkpoint), architecture="HTSAT-tiny")
 """
 LAION = """
 clap_cache.write_cache(home)
 import laion_clap
 import numpy as np
 from laion_clap.hook import float32_to_int16
-from acestep.evaluation.embedders.cache import HearingStore
-from acestep.evaluation.metrics.core import ClapScorer
-from acestep.evaluation.prompts import Prompt
-from acestep.evaluation.metrics.base import EmbedderEar
+from acestep.evaluation.embedders.cache import FeatureCache
+from acestep.evaluation.metrics import ClapAdherence
+from acestep.evaluation.prompts import EvaluationPrompt
 
 torch.manual_seed(1)
 direct = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-tiny", device="cpu").eval()
 clap_cache.write_laion_checkpoint(direct.model, checkpoint)
-embedder = spec.load()
-windows = embedder.audio(Audio(samples, 48_000))
+windows = embedder.embed_audio(Audio(samples, 48_000))
 songs = [Song(caption="a piano song"), Song(caption="fast drums " * 20)]
-texts = embedder.text(songs)
+texts = embedder.embed_text(songs)
 mono = samples.mean(0).numpy()
 np.random.seed(1)
 peer = direct.get_audio_embedding_from_data(x=np.stack([mono[:480_000], mono[480_000:960_000]]))
 peer_text = direct.get_text_embedding([song.caption for song in songs])
 
-scorer = ClapScorer(EmbedderEar(embedder))
-prompts = {"a.wav": Prompt(id="a", song=songs[0]), "b.wav": Prompt(id="b", song=songs[1])}
-def scores(heard, names):
-    store = HearingStore(home / heard)
-    return {n: scorer.score(store.hear(scorer.ear, home / n), prompts[n])["of_mean"] for n in names}
+metric = ClapAdherence(embedder=embedder)
+prompts = {"a.wav": EvaluationPrompt(id="a", song=songs[0]), "b.wav": EvaluationPrompt(id="b", song=songs[1])}
+def scores(folder, names):
+    cache = FeatureCache(home / folder)
+    return {n: metric.score(cache.features(metric.extractor, home / n), prompts[n])["of_mean"] for n in names}
 Audio(samples[:, :480_000], 48_000).save(home / "a.wav")
 Audio(samples[:, 480_000:960_000], 48_000).save(home / "b.wav")
 ordered = scores("heard", ["a.wav", "b.wav"])
@@ -83,21 +81,21 @@ folder = str(home / "clap-tiny")
 ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=24)).save_pretrained(folder)
 tokenizer = RobertaTokenizer.from_pretrained("roberta-base")
 ClapProcessor(ClapFeatureExtractor(truncation="rand_trunc"), tokenizer).save_pretrained(folder)
-embedder = TransformersClap(weights=folder).load()
+embedder = TransformersClap(weights=folder)
 samples = 0.2 * torch.randn(2, 44_100 * 21, generator=torch.Generator().manual_seed(0))
-first, second = (embedder.audio(Audio(samples, 44_100)) for _ in range(2))
-texts = embedder.text([Song(caption="a"), Song(caption="slow drums " * 30)])
+first, second = (embedder.embed_audio(Audio(samples, 44_100)) for _ in range(2))
+texts = embedder.embed_text([Song(caption="a"), Song(caption="slow drums " * 30)])
 print(json.dumps({"laion": laion, "transformers": {
     "name": embedder.name, "shape": list(first.shape), "same": torch.equal(first, second),
     "norms": [*first.norm(dim=-1).tolist(), *texts.norm(dim=-1).tolist()]}}))
 """
-AGAIN = "print(json.dumps(spec.load().audio(Audio(samples, 48_000)).numpy().tobytes().hex()))"
+AGAIN = "print(json.dumps(embedder.embed_audio(Audio(samples, 48_000)).numpy().tobytes().hex()))"
 
 
 def run(script: str, home: Path) -> Any:
     """The JSON that ``script`` prints last, run offline on the cache in ``home``."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", BEGIN + script, str(home), str(HERE.parent.parent), str(HERE)]
+    arguments = [sys.executable, "-c", BEGIN + script, str(home), str(HERE.parents[2]), str(HERE.parent)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -109,14 +107,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(home: Path) -> dict[str, Any]:
+def outputs(home: Path) -> dict[str, Any]:
     """What both libraries give in one process."""
     return run(LAION + TRANSFORMERS, home)
 
 
 @pytest.mark.slow
-def test_laion_clap_is_the_library_on_fixed_windows(found: dict[str, Any]):
-    laion = found["laion"]
+def test_laion_clap_is_the_library_on_fixed_windows(outputs: dict[str, Any]):
+    laion = outputs["laion"]
     assert laion["name"] == "clap-laion-audio"
     assert laion["shape"] == [2, 512]
     assert laion["error"] < 1e-5
@@ -126,21 +124,21 @@ def test_laion_clap_is_the_library_on_fixed_windows(found: dict[str, Any]):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_two_processes_hear_the_same_bit_for_bit(found: dict[str, Any], home: Path):
-    assert run(AGAIN, home) == found["laion"]["hex"]
+def test_two_processes_agree_bit_for_bit(outputs: dict[str, Any], home: Path):
+    assert run(AGAIN, home) == outputs["laion"]["hex"]
 
 
 @pytest.mark.slow
-def test_a_score_belongs_to_a_songs_bytes_not_to_its_place_or_name(found: dict[str, Any]):
-    laion = found["laion"]
+def test_a_score_belongs_to_a_songs_bytes_not_to_its_place_or_name(outputs: dict[str, Any]):
+    laion = outputs["laion"]
     assert laion["shuffled"] == laion["ordered"]
     assert laion["overwritten"]["b.wav"] == laion["ordered"]["b.wav"]
     assert laion["overwritten"]["a.wav"] != laion["ordered"]["a.wav"]
 
 
 @pytest.mark.slow
-def test_transformers_clap_hears_fixed_windows(found: dict[str, Any]):
-    clap = found["transformers"]
+def test_transformers_clap_on_fixed_windows(outputs: dict[str, Any]):
+    clap = outputs["transformers"]
     assert clap["name"] == "clap-clap-tiny"
     assert clap["shape"] == [2, 24]
     assert clap["same"]

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acestep.audio.audio import Audio
+from acestep.audio.audio import Audio, read_audio
 from acestep.evaluation.embedders.base import MissingWeightsError
-from acestep.evaluation.embedders.mel import MelSpec
+from acestep.evaluation.embedders.mel import MelEmbedder
 from acestep.evaluation.metrics.coverage import Diversity, Memorisation, density_coverage, expected_coverage
-from acestep.evaluation.prompts import Prompt
-from acestep.types import Song
+from acestep.evaluation.prompts import EvaluationPrompt
+from acestep.songs import Song
 
 
 def normal(n: int, d: int, seed: int = 0) -> Tensor:
@@ -22,9 +22,9 @@ def normal(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def test_equal_distributions():
-    found = [density_coverage(normal(200, 8, seed), normal(150, 8, 100 + seed)) for seed in range(10)]
-    assert sum(d for d, _ in found) / 10 == pytest.approx(1.0, abs=0.1)
-    assert sum(c for _, c in found) / 10 == pytest.approx(expected_coverage(200, 150), abs=0.02)
+    values = [density_coverage(normal(200, 8, seed), normal(150, 8, 100 + seed)) for seed in range(10)]
+    assert sum(d for d, _ in values) / 10 == pytest.approx(1.0, abs=0.1)
+    assert sum(c for _, c in values) / 10 == pytest.approx(expected_coverage(200, 150), abs=0.02)
 
 
 def test_on_a_line_by_hand():
@@ -45,10 +45,10 @@ def test_a_single_mode_is_dense_and_covers_little():
 
 
 def test_takes_that_are_all_the_same_have_no_diversity():
-    scorer = Diversity(embedder=MelSpec()).load()
+    metric = Diversity(embedder=MelEmbedder())
     east, north = ({"windows": torch.tensor([row])} for row in ([1.0, 0.0], [0.0, 1.0]))
-    assert scorer.among(east, [east, east])["distance"] == pytest.approx(0.0, abs=1e-6)
-    assert scorer.among(east, [east, north])["distance"] == pytest.approx(0.5)
+    assert metric.compare_takes(east, [east, east])["distance"] == pytest.approx(0.0, abs=1e-6)
+    assert metric.compare_takes(east, [east, north])["distance"] == pytest.approx(0.5)
 
 
 def test_a_copied_song_stands_out(tmp_path: Path):
@@ -56,15 +56,13 @@ def test_a_copied_song_stands_out(tmp_path: Path):
     for index in range(6):
         colour = F.conv1d(torch.randn(1, 1, 96_000, generator=generator), torch.randn(1, 1, 64, generator=generator))
         Audio(0.05 * colour[0], 48_000).save(tmp_path / f"{index}.flac")
-    scorer = Memorisation(embedder=MelSpec(), songs=str(tmp_path)).load()
-    from acestep.audio.audio import read_audio
-
-    heard = [scorer.ear.hear(read_audio(path)) for path in scorer.corpus]
-    scorer.learn(heard)
-    prompt = Prompt(id="a", song=Song())
-    copied = scorer.score(heard[3], prompt)
+    metric = Memorisation(embedder=MelEmbedder(), songs=str(tmp_path)).load()
+    features = [metric.extractor.extract(read_audio(path)) for path in metric.recordings([])]
+    metric.fit(features)
+    prompt = EvaluationPrompt(id="a", song=Song())
+    copied = metric.score(features[3], prompt)
     assert copied["nearest"] == pytest.approx(1.0, abs=1e-5)
     assert copied["percentile"] == 1.0
-    assert scorer.score({"windows": -heard[3]["windows"]}, prompt)["percentile"] == 0.0
+    assert metric.score({"windows": -features[3]["windows"]}, prompt)["percentile"] == 0.0
     with pytest.raises(MissingWeightsError, match="trained on"):
-        Memorisation(embedder=MelSpec(), songs=str(tmp_path / "none")).load()
+        Memorisation(embedder=MelEmbedder(), songs=str(tmp_path / "none")).load()

@@ -18,9 +18,9 @@ def normal(n: int, d: int, seed: int = 0) -> Tensor:
 
 def test_two_points_each():
     expected = 100 * (2 * math.exp(-2) - 0.5 * (3 * math.exp(-0.5) + math.exp(-4.5)))
-    found = kad(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]]), bandwidth=1.0)
-    assert found == pytest.approx(expected, abs=1e-9)
-    assert found == pytest.approx(-64.46799213, abs=1e-7)
+    value = kad(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [3.0]]), bandwidth=1.0)
+    assert value == pytest.approx(expected, abs=1e-9)
+    assert value == pytest.approx(-64.46799213, abs=1e-7)
 
 
 def test_population_value():
@@ -30,8 +30,8 @@ def test_population_value():
     expected = 100 * (overlap(2, 0) + overlap(2.88, 0) - 2 * overlap(2.44, 1))
     assert expected == pytest.approx(6.852826250, abs=1e-8)
     shift = torch.tensor([1.0, 0, 0, 0])
-    found = [kad(normal(400, 4, seed), 1.2 * normal(400, 4, 100 + seed) + shift, 2.0) for seed in range(20)]
-    assert np.mean(found) == pytest.approx(expected, abs=0.2)
+    values = [kad(normal(400, 4, seed), 1.2 * normal(400, 4, 100 + seed) + shift, 2.0) for seed in range(20)]
+    assert np.mean(values) == pytest.approx(expected, abs=0.2)
 
 
 def test_identical_sets_are_below_zero_and_equal_distributions_around_it():
@@ -39,11 +39,11 @@ def test_identical_sets_are_below_zero_and_equal_distributions_around_it():
     kernel = torch.exp(-torch.cdist(x, x).square() / (2 * 4.0**2))
     off = float((kernel.sum() - 300) / (300 * 299))
     assert kad(x, x, 4.0) == pytest.approx(200 / 300 * (off - 1), abs=1e-9)
-    found = [kad(normal(200, 8, seed), normal(200, 8, 50 + seed), 3.0) for seed in range(20)]
-    assert abs(np.mean(found)) < 0.05
+    values = [kad(normal(200, 8, seed), normal(200, 8, 50 + seed), 3.0) for seed in range(20)]
+    assert abs(np.mean(values)) < 0.05
 
 
-def test_the_ruler_comes_from_the_reference():
+def test_the_bandwidth_comes_from_the_reference():
     x, y = normal(200, 8), 2 * normal(200, 8, 1)
     assert kad(x, y, median_bandwidth(x)) != pytest.approx(kad(y, x, median_bandwidth(y)), rel=1e-3)
     assert kad(x, y, 3.0) == pytest.approx(kad(y, x, 3.0), abs=1e-9)

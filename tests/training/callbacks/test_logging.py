@@ -13,13 +13,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from training import jobs
 
-from acestep.config.compose import composed
-from acestep.config.run import CONFIGS, built_values, check
-from acestep.evaluation.embedders.mel import MelSpec
-from acestep.evaluation.metrics.coverage import Memorisation
+from acestep.config.run import CONFIGS, build_nodes, build_values, compose_config
+from acestep.evaluation.embedders.mel import MelEmbedder
+from acestep.evaluation.metrics import Memorisation, Metric
 from acestep.evaluation.prompts import FolderPrompts
-from acestep.evaluation.suite import Evaluation, MetricSpec
-from acestep.training.callbacks.samples import ScoreSongs
+from acestep.evaluation.suite import Evaluation
+from acestep.training.callbacks import ScoreSongs
 from acestep.training.loggers import read_table
 
 
@@ -55,7 +54,7 @@ def songs(tmp_path: Path) -> Path:
 
 
 def scored(songs: Path, folder: Path, every: int = 1) -> ScoreSongs:
-    metrics: dict[str, MetricSpec] = {"memorisation": Memorisation(embedder=MelSpec(), songs=str(songs))}
+    metrics: dict[str, Metric | None] = {"memorisation": Memorisation(embedder=MelEmbedder(), songs=str(songs))}
     prompts = FolderPrompts(path=str(songs), limit=2, seconds=0.4)
     return ScoreSongs(Evaluation(prompts=prompts, metrics=metrics, ceiling=False), str(folder / "scores"), every)
 
@@ -81,7 +80,7 @@ def test_scores_keep_their_pace_over_a_resume(run, songs: Path, tmp_path: Path) 
 
 
 def test_a_card_says_what_was_trained_on_what_at_which_cost(trained, tmp_path: Path) -> None:
-    folder = trained(tmp_path / "run", "logger=table", "callbacks.watch.every=1", "objective.dropout.lyrics=0.5")
+    folder = trained(tmp_path / "run", "logger=table", "callbacks.monitor.every=1", "objective.dropout.lyrics=0.5")
     card = (folder / "card.md").read_text()
     rows = dict(re.findall(r"^\| (.+) \| (.+) \|$", card, re.MULTILINE))
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -116,8 +115,8 @@ def test_every_set_of_callbacks_builds(callbacks: str, tmp_path: Path) -> None:
     given = ["weights=micro", "data.path=store", f"run.dir={tmp_path}", f"callbacks={callbacks}"]
     if callbacks == "memorisation":
         with pytest.raises(ValueError, match=r"memorisation\.songs: not given"):
-            check(composed("train", given))
+            build_nodes(compose_config("train", given))
         given += [f"callbacks.score.evaluation.metrics.memorisation.songs={tmp_path}"]
-    built = built_values(composed("train", given).callbacks)
+    built = build_values(compose_config("train", given).callbacks)
     assert any(isinstance(callback, ModelCheckpoint) for callback in built)
     assert any(isinstance(callback, ScoreSongs) for callback in built) == (callbacks in ("scores", "memorisation"))
