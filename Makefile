@@ -13,7 +13,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(STAMP) ## Make .venv with everything in it (about 6 GB); does nothing where that is done
+install: $(STAMP) ## Create .venv with all dependencies (about 6 GB), if it is missing or outdated
 
 # The first Python that is new enough; 3.11 first, since constraints.txt was taken from it.
 $(BIN)/python:
@@ -62,7 +62,7 @@ notebooks: $(STAMP) ## Execute every notebook, from its first cell to its last, 
 	@cd build/notebooks && PYTHONPATH=$(CURDIR) ../../$(BIN)/jupyter execute --inplace *.ipynb
 
 .PHONY: format
-format: $(STAMP) ## Rewrite the sources in the house format
+format: $(STAMP) ## Format the sources with ruff
 	@$(BIN)/ruff check -q --fix $(wildcard $(PACKAGES))
 	@$(BIN)/ruff format -q $(wildcard $(PACKAGES))
 

@@ -1,4 +1,4 @@
-"""The mains and ``python -m acestep`` as a person gives them, in this process, and a store of a size for tests."""
+"""The programs and ``python -m acestep``, run in this process, and a small latent store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from acestep.data.preprocess import Preprocess
 from acestep.pipeline.build import load_autoencoder
 from acestep.synth import write_world
 
-MAINS = {"train": train.train, "evaluate": evaluate.evaluate, "infer": infer.infer}
+PROGRAMS = {"train": train.train, "evaluate": evaluate.evaluate, "infer": infer.infer}
 SMALL = (
     "model=tiny",
     "data.held_out=2",
@@ -33,13 +33,13 @@ SMALL = (
 
 
 def call(program: str, *words: str) -> int:
-    """Exit status of ``python PROGRAM.py WORDS``, or of ``python -m acestep WORDS``; what it told is on the streams."""
+    """Exit status of ``python PROGRAM.py WORDS``, or of ``python -m acestep WORDS``; output goes to the streams."""
     if program == "acestep":
         return main(words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{program}.py", *words])
         try:
-            MAINS[program]()
+            PROGRAMS[program]()
         except SystemExit as ended:
             if isinstance(ended.code, str):
                 sys.stderr.write(f"{ended.code}\n")

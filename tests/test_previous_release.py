@@ -1,7 +1,7 @@
 """Run folders, sidecars and evaluations written by the previous release still open, and its key names still work.
 
-``fixtures/previous_release`` was written by commit b072fca: a tiny checkpoint, a latent store, a LoRA run of two steps, a
-sweep of two runs, an evaluation without its audio, and a song's sidecar.
+``fixtures/previous_release`` was written by commit b072fca: a tiny checkpoint, a latent store, a LoRA run of two steps,
+a sweep of two runs, an evaluation without its audio, and a song's sidecar.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from acestep.evaluation.results import read_results
 
 FIXTURE = Path(__file__).parent / "fixtures" / "previous_release"
-CASES = yaml.safe_load((FIXTURE / "lora" / "overrides.yaml").read_text(encoding="utf-8"))
+RECORDED_OVERRIDES = yaml.safe_load((FIXTURE / "lora" / "overrides.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -43,18 +43,17 @@ def test_a_sidecar_generates_its_song_again(previous: Path) -> None:
     recorded, again = (json.loads((previous / name).read_text())["settings"] for name in ("own.json", "again.json"))
     assert again["song"] == recorded["song"]
     for group in ("schedule", "solver", "guidance", "correction", "clamp", "smoothing"):
-        drop_target = [{key: value for key, value in part[group].items() if key != "_target_"} for part in (recorded, again)]
-        assert drop_target[0] == drop_target[1]
+        assert {**again[group], "_target_": ""} == {**recorded[group], "_target_": ""}
 
 
 def test_old_options_work_and_warn(previous: Path, capfd: pytest.CaptureFixture[str]) -> None:
     groups = ("guidance", "clamp", "smoothing", "correction", "schedule", "solver")
     words = [f"{group}=own" for group in groups]
     assert call("infer", "weights=tiny", "song.caption=a song", "song.seconds=2", *words, "out=song.flac") == 0
-    told = capfd.readouterr().err
+    messages = capfd.readouterr().err
     for group in groups:
-        assert f"{group}=own" in told
-        assert f"{group}=checkpoint" in told
+        assert f"{group}=own" in messages
+        assert f"{group}=checkpoint" in messages
 
 
 def test_a_training_resumes_from_its_checkpoint(previous: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +63,7 @@ def test_a_training_resumes_from_its_checkpoint(previous: Path, capfd: pytest.Ca
     (run / "checkpoints" / "step=1.ckpt").rename(run / "checkpoints" / "last.ckpt")
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
-    assert call("train", *CASES) == 0
+    assert call("train", *RECORDED_OVERRIDES) == 0
     assert "data.metadata_dropout" in capfd.readouterr().err
     assert_same_adapter(run)
 
@@ -76,7 +75,8 @@ def test_a_training_is_reproduced_from_its_record(previous: Path) -> None:
 
 def test_a_sweep_finds_its_finished_runs(previous: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in (previous / "ranks").iterdir())
-    words = [word for word in CASES if not word.startswith(("adapter.rank", "data.untold", "callbacks.watch", "run.dir"))]
+    other = ("adapter.rank", "data.untold", "callbacks.watch", "run.dir")
+    words = [word for word in RECORDED_OVERRIDES if not word.startswith(other)]
     assert call("train", "--multirun", *words, "adapter.rank=2,4", "hydra.sweep.dir=ranks") == 0
     assert sorted(path.name for path in (previous / "ranks").iterdir() if path.is_dir()) == before
 

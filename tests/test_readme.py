@@ -15,7 +15,9 @@ from acestep.config.run import build_nodes, compose_config, quote_argument
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").rglob("*.md")))
+# docs/extend.md has classes of its own; tests/docs/test_extend.py runs it.
+PAGES = sorted(path for path in (REPOSITORY / "docs").rglob("*.md") if path.name != "extend.md")
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", f"{TEXT}\n{DOCS}", re.DOTALL | re.MULTILINE)
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
 FLAGS = ("--help", "--multirun", "-m", "--cfg", "job")

@@ -28,6 +28,7 @@ from acestep.pipeline.pipeline import Pipeline
 from acestep.planner.plan import SongPlan
 from acestep.songs import AdapterUse, Request
 from acestep.songs.lists import parse_request
+from acestep.songs.song import error_line
 from acestep.weights.tensors import save_tensors
 
 PACKAGES = ("torch", "torchaudio", "transformers", "soundfile", "peft")
@@ -70,7 +71,7 @@ class SongJob:
 
     def fail(self, error: BaseException) -> None:
         """Record ``error`` as the reason that the song is not generated."""
-        self.error = " ".join(str(error).split())
+        self.error = error_line(error)
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,10 @@ def _nodes(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         return
     if "_target_" in values and is_custom(values["_target_"]):
         yield path, values
-    for key in map(str, values):
+    for key in values:
         inner = values._get_node(key)
         if isinstance(inner, DictConfig) and not inner._is_none() and not inner._is_interpolation():
-            yield from _nodes(inner, f"{path}.{key}" if path else key)
+            yield from _nodes(inner, f"{path}.{key!s}" if path else str(key))
 
 
 def source_files(values: Any) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from acestep.config.aliases import KEYS
@@ -106,13 +106,11 @@ def _is_option(override: Override) -> bool:
 
 
 def _paths(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, cfg):
-        yield f"{prefix}{key}"
+    for key in cfg:
+        yield f"{prefix}{key!s}"
         node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not (
-            OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key)
-        ):
-            yield from _paths(node, f"{prefix}{key}.")
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            yield from _paths(node, f"{prefix}{key!s}.")
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from acestep.config import aliases, custom
@@ -184,6 +185,11 @@ def _flat(container: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: container}
     parts = (_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in container.items())
     return {key: value for part in parts for key, value in part.items()}
+
+
+def process_rank() -> int:
+    """This process's number in a distributed run; Lightning starts the others after the first."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _write(path: Path, text: str) -> None:

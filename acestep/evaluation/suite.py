@@ -86,7 +86,8 @@ class Evaluation:
         clips = self._generate(store, prompts, points, ranks, scoring.extract_from)
         requested = [clip for point in points for clip in clips[point.label]]
         if all(clip.excluded for clip in requested):
-            raise ValueError(f"eval.prompts: none of the {len(requested)} songs could be generated: {requested[0].excluded}")
+            reason = requested[0].excluded
+            raise ValueError(f"eval.prompts: none of the {len(requested)} songs could be generated: {reason}")
         started = perf_counter()
         scoring.extract([clip for one in clips.values() for clip in one], ranks)
         ranks.barrier()

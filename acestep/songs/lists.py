@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from acestep.songs.song import AdapterUse, Request, shorten
+from acestep.songs.song import AdapterUse, Request, error_line, shorten
 
 FORMATS = (".jsonl", ".yaml", ".yml", ".csv", ".parquet")
 NAME_BYTES = 200
@@ -60,7 +60,7 @@ def read_songs(path: str | Path, extra_keys: Sequence[str] = ()) -> list[SongLis
     except FileNotFoundError as error:
         raise ValueError(f"songs={path}: no such file; name a list of songs") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"songs={path}: cannot be read ({_one_line(error)})") from error
+        raise ValueError(f"songs={path}: cannot be read ({error_line(error)})") from error
     if not entries:
         raise ValueError(f"songs={path}: lists no song; write one into it")
     is_text = path.suffix.lower() == ".csv"
@@ -103,7 +103,7 @@ def read_lyrics(song: Request, folder: Path = Path()) -> Request:
     except UnicodeDecodeError as error:
         raise ValueError(f"song.lyrics=@{path}: not UTF-8 text; save it as UTF-8") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"song.lyrics=@{shorten(path)}: cannot be read ({_one_line(error)})") from error
+        raise ValueError(f"song.lyrics=@{shorten(path)}: cannot be read ({error_line(error)})") from error
 
 
 def check_name(name: str) -> None:
@@ -151,7 +151,7 @@ def _read_yaml(path: Path, text: str) -> Iterable[Any]:
     try:
         entries = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"songs={path}: not YAML ({_one_line(error)})") from error
+        raise ValueError(f"songs={path}: not YAML ({error_line(error)})") from error
     if not isinstance(entries, list):
         raise ValueError(f"songs={path}: need a list of songs, each starting with a dash")
     return entries
@@ -164,12 +164,12 @@ def _read_parquet(path: Path) -> Iterator[Any]:
         for batch in parquet.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()
     except ArrowException as error:
-        raise ValueError(f"songs={path}: not a Parquet file ({_one_line(error)})") from error
+        raise ValueError(f"songs={path}: not a Parquet file ({error_line(error)})") from error
 
 
 def _parse_entry(number: int, entry: Any, folder: Path, is_text: bool, extra_keys: Sequence[str]) -> SongListEntry:
     if isinstance(entry, Exception):
-        return SongListEntry(number, error=f"song: not JSON ({_one_line(entry)})")
+        return SongListEntry(number, error=f"song: not JSON ({error_line(entry)})")
     if not isinstance(entry, Mapping):
         return SongListEntry(number, error=f"song={shorten(entry)}: need fields with values, such as caption")
     if None in entry:
@@ -180,7 +180,7 @@ def _parse_entry(number: int, entry: Any, folder: Path, is_text: bool, extra_key
         given = frozenset(key for key, value in record.items() if value not in (None, ""))
         return SongListEntry(number, parse_request(record, folder, is_text), given=given, extra=extra)
     except (ValueError, OverflowError) as error:
-        return SongListEntry(number, error=_one_line(error))
+        return SongListEntry(number, error=error_line(error))
 
 
 @cache
@@ -294,7 +294,3 @@ def _resolve_paths(request: Request, folder: Path) -> Request:
         references=tuple(str(folder / path) for path in request.references),
         adapters=request.adapters and tuple(replace(use, path=str(folder / use.path)) for use in adapters),
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

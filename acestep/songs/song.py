@@ -114,3 +114,8 @@ def shorten(value: object, limit: int = MESSAGE_CHARACTERS) -> str:
     text = " ".join(str(value).split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def error_line(error: BaseException) -> str:
+    """The message of ``error`` in one line."""
+    return " ".join(str(error).split())

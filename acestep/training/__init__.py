@@ -1,1 +1,1 @@
-"""Steps, logging, checkpoints, devices: the only room that knows Lightning. It calls formulas and holds none."""
+"""Training with Lightning: modules, data modules, checkpoints, callbacks, loggers. Losses are defined in ``flow``."""

@@ -1,4 +1,4 @@
-"""A person's mistake ends in one sentence and a non-zero exit, wherever it is found; never in a traceback."""
+"""A user's mistake ends in one sentence and a non-zero exit, wherever it is found; never in a traceback."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hydra.core.global_hydra import GlobalHydra
 import train
 
 
-def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """What ``train.py`` says to ``arguments`` before it gives up."""
+def error_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The error message of ``train.py`` with ``arguments``."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as exit_:
         train.train()
     assert exit_.value.code not in (0, None)
-    said = f"{exit_.value.code}\n{capsys.readouterr().err}"
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1, said
-    return said.strip().removeprefix("error: ")
+    message = f"{exit_.value.code}\n{capsys.readouterr().err}"
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == 1, message
+    return message.strip().removeprefix("error: ")
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path):
-    """``told`` with a command that is right but for what is given."""
+def train_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path):
+    """``error_of`` with a command that is valid except for what is given."""
     base = [
         "model=tiny",
         f"weights={tiny}",
@@ -34,7 +34,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tin
         "trainer.accelerator=cpu",
         f"run.dir={tmp_path / 'run'}",
     ]
-    return lambda *arguments: told(capsys, monkeypatch, *base, *arguments)
+    return lambda *arguments: error_of(capsys, monkeypatch, *base, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tin
         ("trainable='('", "trainable=(: not a regular expression"),
     ],
 )
-def test_a_mistake_is_one_sentence(say, argument: str, sentence: str) -> None:
-    assert say(argument).startswith(sentence)
+def test_a_mistake_is_one_sentence(train_error, argument: str, sentence: str) -> None:
+    assert train_error(argument).startswith(sentence)
 
 
-def test_weights_of_another_size_are_refused(say) -> None:
-    said = say("model=micro")
-    assert "a checkpoint of another size" in said
-    assert "model." in said
+def test_weights_of_another_size_are_refused(train_error) -> None:
+    message = train_error("model=micro")
+    assert "a checkpoint of another size" in message
+    assert "model." in message
 
 
-def test_a_wrong_adapter_target_names_the_right_ones(say) -> None:
-    assert "q_proj" in say("adapter=lora", "adapter.targets=[query]")
+def test_a_wrong_adapter_target_names_the_right_ones(train_error) -> None:
+    assert "q_proj" in train_error("adapter=lora", "adapter.targets=[query]")

@@ -79,7 +79,7 @@ def train(
 
 @dataclass(frozen=True)
 class DiT:
-    """The DiT's training, watched closely."""
+    """The DiT's training, metrics closely."""
 
     adapter: LoRA | None = None
     trainable: str = ALL
@@ -187,8 +187,8 @@ class KeepGradient(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         if trainer.global_step != 1 or (index + 1) % trainer.accumulate_grad_batches:
             return
-        found = {name: value.grad for name, value in module.trained_parameters().items() if value.grad is not None}
-        whole = {n: grad.full_tensor() if isinstance(grad, DTensor) else grad for n, grad in found.items()}
+        gradients = {name: value.grad for name, value in module.trained_parameters().items() if value.grad is not None}
+        whole = {n: grad.full_tensor() if isinstance(grad, DTensor) else grad for n, grad in gradients.items()}
         if trainer.is_global_zero:
             torch.save({name: grad.clone() for name, grad in whole.items()}, trainer.logger.path.with_name(GRADIENT))
 

@@ -22,22 +22,22 @@ def conditions(songs: int, frames: int) -> Conditions:
 
 
 def step(what: Recompute, compiled: bool = False) -> tuple[int, dict[str, torch.Tensor]]:
-    """Bytes kept for the backward pass, and gradients."""
+    """Bytes saved for the backward pass, and gradients."""
     network = AceStep(AceStepConfig.from_dict(NETWORK | {"sliding_window": 8}))
     network.init_weights(torch.Generator().manual_seed(0))
     TrainerConfig(recompute=what, compile=compiled).prepare(network.decoder.layers)
-    kept = 0
+    saved = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
         return tensor
 
     x_t = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(1))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = network.velocity(x_t, torch.tensor([0.2, 0.7]), conditions(2, 40)).square().mean()
     loss.backward()
-    return kept, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return saved, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
 def compiled(ways: Sequence[Recompute]) -> list[tuple[int, dict[str, torch.Tensor]]]:

@@ -31,14 +31,14 @@ def test_compiled_gradients_are_the_same() -> None:
     ways, (_, plain) = (Recompute.none, Recompute.full), steps.step(Recompute.none)
     # In a process without the checks of shapes that tests run under, which the compiler does not take.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        found = pool.submit(steps.compiled, ways).result()
-    for what, (frames, gradients) in zip(ways, found, strict=True):
+        results = pool.submit(steps.compiled, ways).result()
+    for what, (frames, gradients) in zip(ways, results, strict=True):
         assert frames == 2, "one for each kind of layer"
         for name, gradient in plain.items():
             assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), f"{what}: {name}"
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+def test_step_flops_match_torch() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     network = AceStep(AceStepConfig.from_dict(NETWORK | {"hidden_size": 64, "head_dim": 32, "intermediate_size": 128}))

@@ -1,4 +1,4 @@
-"""The stored ablation belongs to the experiment that is shipped, and a result that strays from it is told."""
+"""The stored ablation belongs to the shipped experiment, and differences from it are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_shipped_sweep_is_the_one_that_is_documented(stored: dict) -> None:
     assert cfg.trainer.max_steps == stored["steps"]
 
 
-def test_what_strays_is_told_and_what_was_made_otherwise_refused(stored: dict) -> None:
+def test_differences_are_reported_and_other_settings_refused(stored: dict) -> None:
     assert differences(stored, stored) == []
     strayed = deepcopy(stored)
     strayed["rates"][1]["curve"][0]["adherence"] += 2 * stored["tolerance"]["adherence"]
@@ -52,7 +52,7 @@ def test_the_figure_has_a_curve_for_each_rate(stored: dict) -> None:
         assert list(line.get_ydata()) == [point["adherence"] for point in row["curve"]]
 
 
-def test_dropped_conditions_came_as_often_as_asked(stored: dict) -> None:
+def test_dropout_rates_are_as_configured(stored: dict) -> None:
     songs = stored["steps"] * 8
     for row in stored["rates"]:
         assert abs(row["realised"] - row["rate"]) <= 5 * (row["rate"] * (1 - row["rate"]) / songs) ** 0.5

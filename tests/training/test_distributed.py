@@ -1,4 +1,4 @@
-"""However a step's songs are cut into batches and processes, the step is the same."""
+"""A step is the same however its songs are split into batches and processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 # 8 songs make whole steps of 4.
 EIGHT = {"held_out": 3, "ema": True, "callbacks": [jobs.KeepGradient()]}
-WATCHED = ("train/loss", "train/gradient_norm", "val/loss", "train/dropped/all")
+METRICS = ("train/loss", "train/gradient_norm", "val/loss", "train/dropped/all")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def alone(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def assert_same_run(one: Path, other: Path, watched: Sequence[str] = WATCHED, rel: float = 1e-5) -> None:
-    for name in watched:
+def assert_same_run(one: Path, other: Path, metrics: Sequence[str] = METRICS, rel: float = 1e-5) -> None:
+    for name in metrics:
         there, here = jobs.curve(one, name), jobs.curve(other, name)
         assert there.keys() == here.keys()
         assert here == pytest.approx(there, rel=rel, abs=1e-6), name
@@ -44,7 +44,7 @@ def assert_same_run(one: Path, other: Path, watched: Sequence[str] = WATCHED, re
         )
 
 
-def test_accumulated_songs_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path) -> None:
+def test_accumulation_equals_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path) -> None:
     assert jobs.run(
         1, tmp_path, (tiny, store), batch_size=1, trainer={"accumulate": 4, "validate_every": 12}, **EIGHT
     ) == [0]
@@ -52,10 +52,10 @@ def test_accumulated_songs_are_one_batch(alone: Path, tiny: Path, store: Path, t
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_are_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path, strategy: str) -> None:
-    told = EIGHT | {"callbacks": [*EIGHT["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]}
+def test_two_processes_equal_one_batch(alone: Path, tiny: Path, store: Path, tmp_path: Path, strategy: str) -> None:
+    options = EIGHT | {"callbacks": [*EIGHT["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]}
     trainer = {"strategy": strategy, "devices": "2"}
-    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **told) == [0, 0]
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=trainer, **options) == [0, 0]
     assert_same_run(alone, tmp_path)
     assert len([*(tmp_path / "samples").rglob("*.flac")]) == 2
 
@@ -66,12 +66,12 @@ OTHERS = {
     "tokenizer": ("val/explained_variance", "val/code_perplexity"),
     "autoencoder": ("val/si_sdr_db", "val/latent_std", "train/loss_features"),
 }
-"""What is watched of each of the other trainings, beside its loss."""
+"""What is metrics of each of the other trainings, beside its loss."""
 OTHER = {name: value for name, value in EIGHT.items() if name != "ema"}
 
 
 @pytest.fixture(scope="module")
-def alone_too(trainings: dict[str, tuple], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def alone_other(trainings: dict[str, tuple], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The same run of another training."""
 
     @cache
@@ -88,27 +88,27 @@ def alone_too(trainings: dict[str, tuple], tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize(
     ("kind", "strategy"), [*((kind, "ddp") for kind in OTHERS), ("planner", "fsdp2"), ("adapted planner", "fsdp2")]
 )
-def test_two_processes_of_the_other_trainings_too(
-    kind: str, strategy: str, alone_too: Callable[[str], Path], trainings: dict[str, tuple], tmp_path: Path
+def test_two_processes_equal_one_batch_for_other_tasks(
+    kind: str, strategy: str, alone_other: Callable[[str], Path], trainings: dict[str, tuple], tmp_path: Path
 ) -> None:
     places, settings = trainings[kind]
-    told = {"trainer": {"strategy": strategy, "devices": "2"} | settings.get("trainer", {})}
+    options = {"trainer": {"strategy": strategy, "devices": "2"} | settings.get("trainer", {})}
     if "planner" in kind:
-        told["callbacks"] = [*OTHER["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]
-    assert jobs.run(2, tmp_path, places, batch_size=2, **OTHER | settings | told) == [0, 0]
+        options["callbacks"] = [*OTHER["callbacks"], SampleSongs(str(tmp_path / "samples"), songs=1)]
+    assert jobs.run(2, tmp_path, places, batch_size=2, **OTHER | settings | options) == [0, 0]
     # Gradients through logarithms of spectra enlarge the last bit: 3e-5 in six steps, and in float64 3e-14.
     rel = 1e-4 if kind == "autoencoder" else 1e-5
-    assert_same_run(alone_too(kind), tmp_path, (*WATCHED[:3], *OTHERS[kind]), rel)
-    assert len([*(tmp_path / "samples").rglob("*.flac")]) == ("callbacks" in told) * 2
+    assert_same_run(alone_other(kind), tmp_path, (*METRICS[:3], *OTHERS[kind]), rel)
+    assert len([*(tmp_path / "samples").rglob("*.flac")]) == ("callbacks" in options) * 2
 
 
 @pytest.mark.long
-def test_a_signal_to_one_rank_stops_all_and_another_number_of_processes_goes_on(
+def test_signal_to_one_rank_stops_all_and_other_world_size_resumes(
     alone: Path, tiny: Path, store: Path, tmp_path: Path
 ) -> None:
     two = {"strategy": "fsdp2", "devices": "2"}
-    told = EIGHT | {"callbacks": [jobs.KeepGradient(), jobs.TermAt(3, rank=1)]}
-    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=two, **told) == [0, 0]
+    options = EIGHT | {"callbacks": [jobs.KeepGradient(), jobs.TermAt(3, rank=1)]}
+    assert jobs.run(2, tmp_path, (tiny, store), batch_size=2, trainer=two, **options) == [0, 0]
     assert newest_checkpoint(tmp_path).name == "stopped.ckpt"
     assert not (tmp_path / jobs.FINAL).exists()
     one = {"strategy": "fsdp2", "devices": "1"}

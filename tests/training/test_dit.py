@@ -40,7 +40,7 @@ class Draws(Callback):
         (r"self_attn\..*_proj", ("decoder.layers", "encoder.", "tokenizer.", "detokenizer.")),
     ],
 )
-def test_freeze_leaves_what_the_expression_finds(tiny: Path, trainable: str, prefixes: tuple[str, ...]) -> None:
+def test_freeze_leaves_matching_parameters_trainable(tiny: Path, trainable: str, prefixes: tuple[str, ...]) -> None:
     network = Pipeline.from_pretrained(tiny).network
     freeze(network, trainable)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -48,7 +48,7 @@ def test_freeze_leaves_what_the_expression_finds(tiny: Path, trainable: str, pre
     assert all(name.startswith(prefixes) for name in names)
 
 
-def test_only_what_trains_changes(run, tiny: Path, tmp_path: Path) -> None:
+def test_only_trainable_parameters_change(run, tiny: Path, tmp_path: Path) -> None:
     before = Pipeline.from_pretrained(tiny).network.state_dict()
     after = run(tmp_path, steps=2, task=jobs.DiT(trainable=r"^encoder\.")).network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -61,7 +61,7 @@ def test_the_null_embedding_trains_where_conditions_are_dropped(run, tiny: Path,
     assert not torch.equal(run(tmp_path, steps=4).network.null_condition_emb, before)
 
 
-def test_accumulated_batches_draw_and_weigh_as_one_large_batch_of_equal_songs(run, tmp_path: Path) -> None:
+def test_accumulated_batches_equal_one_large_batch(run, tmp_path: Path) -> None:
     large, small = Draws(), Draws()
     run(tmp_path / "large", steps=1, batch_size=4, callbacks=[large])
     run(tmp_path / "small", steps=1, batch_size=2, trainer={"accumulate": 2}, callbacks=[small])
@@ -69,19 +69,19 @@ def test_accumulated_batches_draw_and_weigh_as_one_large_batch_of_equal_songs(ru
     assert large.times == small.times
 
 
-def test_every_step_draws_anew(run, tmp_path: Path) -> None:
+def test_every_step_has_new_random_draws(run, tmp_path: Path) -> None:
     draws = Draws()
     run(tmp_path, steps=6, callbacks=[draws])
     assert len(set(draws.times)) == len(draws.times)
 
 
-def test_an_epoch_shows_every_song_once(run, tmp_path: Path) -> None:
+def test_every_epoch_contains_every_song_once(run, tmp_path: Path) -> None:
     draws = Draws()
     run(tmp_path, steps=3, batch_size=3, callbacks=[draws])
     assert len(set(draws.songs)) == 9
 
 
-def test_latents_are_draws_from_the_posterior(store: Path) -> None:
+def test_latents_are_sampled_from_the_posterior(store: Path) -> None:
     from acestep.data import LatentDataset, collate
 
     batch = collate([LatentDataset(store)[index] for index in range(3)])
@@ -92,7 +92,7 @@ def test_latents_are_draws_from_the_posterior(store: Path) -> None:
     assert (drawn.transpose(0, 1)[~valid[:, None].expand(-1, 200, -1)] == 0).all()
 
 
-def test_the_parts_of_a_condition_are_where_they_are_said_to_be(tiny: Path) -> None:
+def test_condition_parts_locate_the_tokens(tiny: Path) -> None:
     pipeline = Pipeline.from_pretrained(tiny)
     songs = [Song(caption="a long caption of a song"), Song(caption="b", lyrics="[verse]\nla la la")]
     inputs, silence = pipeline.conditioner.encode(songs, [10, 7]), pipeline.conditioner.silence

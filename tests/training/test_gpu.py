@@ -1,4 +1,4 @@
-"""The benchmark of full-size trainings takes its way, at the smallest size and on a CPU; and on a GPU, by its plan."""
+"""The benchmark of full-size trainings: at the smallest size on a CPU, and on a GPU against its memory plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL = ["model=tiny", "trainer.accelerator=cpu", "data.crop_frames=20", "adapte
 
 
 @pytest.mark.slow
-def test_it_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiment_trains_on_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "gpu.json"
     gpu.main(["--experiments", "xl_lora", "--steps", "2", "--frames", "20", "--json", str(file), *SMALL])
     (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
@@ -31,7 +31,7 @@ def test_it_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.long
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("experiment", gpu.EXPERIMENTS)
-def test_the_plan_is_within_a_tenth(experiment: str, tmp_path: Path) -> None:
+def test_memory_plan_is_within_ten_percent(experiment: str, tmp_path: Path) -> None:
     store = gpu.random_store(tmp_path / "store", 8, 3000)
-    found = gpu.measure(experiment, store, tmp_path / "run", 20)
-    assert found.predicted == pytest.approx(found.peak, rel=0.1)
+    memory = gpu.measure(experiment, store, tmp_path / "run", 20)
+    assert memory.predicted == pytest.approx(memory.peak, rel=0.1)

@@ -1,4 +1,4 @@
-"""Gradients that are not finite move nothing, are counted, and end a run that has nothing else."""
+"""Steps with non-finite gradients are skipped and counted; too many in a row raise an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Poison(Callback):
             ]
 
 
-def test_a_step_without_a_finite_gradient_moves_nothing_and_is_counted(run, tmp_path: Path) -> None:
+def test_steps_with_non_finite_gradients_are_skipped_and_counted(run, tmp_path: Path) -> None:
     poison = Poison(range(1, 3))
     module = run(tmp_path, steps=4, callbacks=[poison])
     assert poison.before
@@ -41,6 +41,6 @@ def test_a_step_without_a_finite_gradient_moves_nothing_and_is_counted(run, tmp_
     assert all(value.isfinite().all() for value in module.trained_parameters().values())
 
 
-def test_a_run_that_only_skips_is_ended(run, tmp_path: Path) -> None:
+def test_too_many_skipped_steps_raise(run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not finite in 20 steps in a row"):
         run(tmp_path, steps=30, callbacks=[Poison(range(30))])

@@ -1,4 +1,4 @@
-"""SIGKILL and SIGTERM to real processes, at any moment: what comes of it has the uninterrupted run's bits.
+"""SIGKILL and SIGTERM to real processes, at random times: the resumed run is bit-identical to an uninterrupted one.
 
 ``ACESTEP_KILLS=20`` kills each run twenty times.
 """
@@ -64,7 +64,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*DIT, *OTHERS])
-def test_killed_again_and_again_it_ends_as_if_never(
+def test_run_killed_repeatedly_equals_uninterrupted_run(
     kind: str, uninterrupted: Callable[[str], Path], kinds: dict[str, tuple], tmp_path: Path
 ) -> None:
     whole, broken, chance = uninterrupted(kind), tmp_path / "broken", random.Random(kind)
@@ -78,7 +78,7 @@ def test_killed_again_and_again_it_ends_as_if_never(
     assert jobs.curve(broken) == jobs.curve(whole)
 
 
-def test_terminated_it_saves_stops_in_peace_and_goes_on(
+def test_terminated_run_saves_and_resumes(
     uninterrupted: Callable[[str], Path], kinds: dict[str, tuple], tmp_path: Path
 ) -> None:
     places, settings = kinds["sft"]

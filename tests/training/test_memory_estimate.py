@@ -1,4 +1,4 @@
-"""What a training is predicted to take is what it takes: beside torch's own record of a real step's allocations."""
+"""Predicted training memory against the allocations of a real step, as torch's profiler records them."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ LONG = (pytest.mark.slow, pytest.mark.long)
 
 
 @pytest.mark.parametrize("kind", [name if name in QUICK else pytest.param(name, marks=LONG) for name in KINDS])
-def test_a_real_step_takes_what_was_predicted(kind: str) -> None:
+def test_activation_memory_of_a_real_step_matches_plan(kind: str) -> None:
     wanted = KINDS[kind]
     plan, network = wanted.plan(others=0), real(wanted.model)
     set_trainable(network, wanted.trainable, wanted.adapter, 0)
     wanted.trainer.prepare(network.decoder.layers)
     assert plan.weights == pytest.approx(stored_bytes(network), rel=0.02)
     assert plan.gradients == sum(p.nbytes for p in network.parameters() if p.requires_grad)
-    found = allocated(lambda: wanted.run_step(network))
-    assert plan.gradients + plan.activations == pytest.approx(found, rel=0.1)
+    measured = allocated(lambda: wanted.run_step(network))
+    assert plan.gradients + plan.activations == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(), Muon(), Prodigy(), pytest.param(AdamW8bit(), marks=LONG)])
-def test_states_take_what_was_predicted(optimizer: OptimizerConfig) -> None:
+def test_optimizer_state_bytes_match(optimizer: OptimizerConfig) -> None:
     network = real(training().model)
     named = [(name, value) for name, value in network.named_parameters() if name.startswith("decoder.")]
     for _, parameter in named:
@@ -97,7 +97,7 @@ def test_states_take_what_was_predicted(optimizer: OptimizerConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card() -> None:
+def test_memory_plans_of_sharding_and_recomputation() -> None:
     plans = {what: training(what).plan(others=0) for what in Recompute}
     assert plans[Recompute.full].saved < plans[Recompute.selective].saved < plans[Recompute.none].saved
     alone = plans[Recompute.none]
@@ -113,7 +113,10 @@ def test_sharded_and_recomputed_it_takes_less_and_the_table_says_on_which_card()
     assert all(int(row.split()[-1]) >= 12 for row in rows)
 
 
-def test_only_what_can_be_planned_is(capsys: pytest.CaptureFixture[str]) -> None:
-    for experiment, says in (("micro_planner", "trainings of the DiT only"), ("micro_cfg_sweep", "not in configs/exp")):
+def test_memory_of_other_tasks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for experiment, message in (
+        ("micro_planner", "trainings of the DiT only"),
+        ("micro_cfg_sweep", "not in configs/exp"),
+    ):
         assert main(["bench", "memory", "--experiment", experiment]) == 1
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err

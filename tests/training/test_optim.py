@@ -20,7 +20,7 @@ from acestep.training.optim import AdamW, AdamW8bit, Muon, Prodigy
 from acestep.training.trainer import TrainerConfig
 
 
-def test_warmup_rises_evenly_and_the_cosine_falls_to_its_floor() -> None:
+def test_cosine_schedule_rises_linearly_and_falls_to_floor() -> None:
     schedule = WarmupCosine(warmup=4, floor=0.1)
     assert [schedule(step, 104) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert schedule(4, 104) == 1.0
@@ -94,7 +94,7 @@ EVERY = {"adamw": AdamW(lr=3e-3), "8bit": AdamW8bit(lr=3e-3), "prodigy": Prodigy
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_optimiser_lowers_the_loss_and_goes_on_from_its_saved_state(net: Net, kind: str) -> None:
+def test_every_optimiser_lowers_the_loss_and_resumes_from_its_state(net: Net, kind: str) -> None:
     optimizer = EVERY[kind](net.named_parameters())
     first = fit(net, optimizer, 60)
     assert first[-1] < 0.7 * first[0]
@@ -118,14 +118,14 @@ def test_without_gradients_nothing_moves(net: Net, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_moments_of_one_byte_take_a_quarter(net: Net) -> None:
+def test_8bit_moments_take_a_quarter_of_the_bytes(net: Net) -> None:
     optimizer = AdamW8bit()(net.named_parameters())
     fit(net, optimizer, 1)
     moment = optimizer.state[net.layers[0].weight]["exp_avg"]
     assert moment.codes.dtype == torch.uint8
 
 
-def test_muon_takes_the_layers_matrices_and_makes_their_updates_orthogonal(net: Net) -> None:
+def test_muon_updates_of_layer_matrices_are_orthogonal(net: Net) -> None:
     before = net.layers[0].weight.detach().clone()
     optimizer = Muon(lr=0.1, weight_decay=0.0)(net.named_parameters())
     theirs = {id(p) for group in optimizer.param_groups if "momentum" in group for p in group["params"]}
@@ -137,14 +137,14 @@ def test_muon_takes_the_layers_matrices_and_makes_their_updates_orthogonal(net: 
         Muon(matrices="nothing")(net.named_parameters())
 
 
-def test_rates_by_name_and_by_layer() -> None:
+def test_learning_rates_by_name_and_layer() -> None:
     named = Net().named_parameters()
     groups = AdamW(lr=1.0, layer_decay=0.5, rates={"^proj_in": 0.1}).groups(named)
     rates = {(group["lr"], group["weight_decay"] > 0): len(group["params"]) for group in groups}
     assert rates == {(1.0, True): 1, (0.5, True): 1, (0.1, True): 1, (1.0, False): 1, (0.5, False): 1, (0.1, False): 1}
 
 
-def test_schedules_end_where_they_say() -> None:
+def test_final_values_of_schedules() -> None:
     assert WarmupLinear(warmup=10, floor=0.1)(60, 110) == pytest.approx(0.55)
     assert WarmupLinear(warmup=10, floor=0.1)(110, 110) == pytest.approx(0.1)
     stable = WarmupStableDecay(warmup=10, decay=0.2)
@@ -171,6 +171,6 @@ def test_schedules_end_where_they_say() -> None:
         (lambda: TrainerConfig(gradient_clip=0.0), "trainer.gradient_clip=0"),
     ],
 )
-def test_impossible_values_are_refused_by_name(build, message: str) -> None:
+def test_invalid_values_raise_with_their_key(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""A run is a function of its config: repeated, or broken off and resumed, it ends in the same bits."""
+"""A run is a function of its config: repeated, or interrupted and resumed, it is bit-identical."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from acestep.training.dit import DiTModule
 LORA = LoRA(rank=2, alpha=4, dropout=0.2)
 
 
-class BrokenOffError(Exception):
+class InterruptedRunError(Exception):
     """What a kill is to a test."""
 
 
@@ -28,7 +28,7 @@ class InterruptAt(Callback):
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         if trainer.global_step == self.step:
-            raise BrokenOffError
+            raise InterruptedRunError
 
 
 def weights(module: DiTModule) -> dict[str, Tensor]:
@@ -42,8 +42,8 @@ def assert_same_bits(one: DiTModule, other: DiTModule) -> None:
     assert not different, f"{len(different)} tensors differ, among them {different[0]}"
 
 
-def broken_off_and_resumed(run, folder: Path, at: int, **settings) -> DiTModule:
-    with pytest.raises(BrokenOffError):
+def interrupted_and_resumed(run, folder: Path, at: int, **settings) -> DiTModule:
+    with pytest.raises(InterruptedRunError):
         run(folder, callbacks=[InterruptAt(at)], **settings)
     assert list((folder / "checkpoints").glob("*.ckpt"))
     return run(folder, **settings)
@@ -64,15 +64,15 @@ def test_two_runs_of_50_steps_are_bit_identical(run, tmp_path: Path) -> None:
     ids=["full", "lora", "full-ema-accumulated", "lora-ema-accumulated-workers"],
 )
 @pytest.mark.parametrize("at", [3, pytest.param(7, marks=pytest.mark.long)])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path: Path, settings: dict, at: int) -> None:
+def test_resumed_run_equals_uninterrupted_run(run, tmp_path: Path, settings: dict, at: int) -> None:
     # 9 songs in batches of 2 make epochs of 4 batches: every interruption falls in the middle of one.
     whole = run(tmp_path / "whole", steps=9, **settings)
-    assert_same_bits(whole, broken_off_and_resumed(run, tmp_path / "broken", at, steps=9, **settings))
+    assert_same_bits(whole, interrupted_and_resumed(run, tmp_path / "broken", at, steps=9, **settings))
 
 
-def test_the_metrics_of_a_resumed_run_have_no_gap_and_no_double(run, tmp_path: Path) -> None:
+def test_metrics_of_a_resumed_run_have_no_gaps_or_duplicates(run, tmp_path: Path) -> None:
     run(tmp_path / "whole", steps=9)
-    broken_off_and_resumed(run, tmp_path / "broken", 7, steps=9)
+    interrupted_and_resumed(run, tmp_path / "broken", 7, steps=9)
 
     def validated(folder: Path) -> list[tuple[str, str]]:
         with (folder / "metrics.csv").open() as file:
@@ -82,12 +82,12 @@ def test_the_metrics_of_a_resumed_run_have_no_gap_and_no_double(run, tmp_path: P
     assert [step for step, _ in validated(tmp_path / "whole")] == ["0", "3", "6", "9"]
 
 
-def test_a_resumed_run_keeps_no_more_checkpoints_than_another(run, tmp_path: Path) -> None:
-    broken_off_and_resumed(run, tmp_path, 5, steps=8)
+def test_resumed_run_keeps_the_same_number_of_checkpoints(run, tmp_path: Path) -> None:
+    interrupted_and_resumed(run, tmp_path, 5, steps=8)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step=8.ckpt", "last.ckpt"}
 
 
-def test_an_adapters_checkpoint_holds_what_trains_and_nothing_else(run, tmp_path: Path) -> None:
+def test_adapter_checkpoint_has_trained_parameters_only(run, tmp_path: Path) -> None:
     module = run(tmp_path, steps=2, adapter=LORA)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
     assert saved.keys() == module.trained_parameters().keys()
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(run, tmp_path: Path) -> Non
         run(tmp_path, steps=4)
 
 
-def test_ema_result_is_the_average_and_the_checkpoint_keeps_the_raw_weights(run, tmp_path: Path) -> None:
+def test_ema_result_is_the_average_and_checkpoint_has_raw_weights(run, tmp_path: Path) -> None:
     averaged = run(tmp_path / "ema", steps=4, ema=True)
     raw = run(tmp_path / "raw", steps=4)
     saved = torch.load(tmp_path / "ema" / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]

@@ -1,4 +1,4 @@
-"""Cover and repaint training: the DiT gets of a song what it would get of it in inference, and learns from it."""
+"""Cover and repaint training: the DiT has the same inputs as in inference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def contexts(pipeline: Pipeline, batch: LatentBatch) -> tuple[torch.Tensor, torc
         return pipeline.network.condition(inputs, conditioner.silence).context.split(64, dim=-1)
 
 
-def test_a_repaint_hears_the_song_outside_its_span_and_silence_within(tiny: Path, store: Path) -> None:
+def test_repaint_source_is_the_song_outside_and_silence_inside_the_span(tiny: Path, store: Path) -> None:
     pipeline, batch = Pipeline.from_pretrained(tiny), drawn(store, TaskMix(repaint=1.0))
     source, generate = contexts(pipeline, batch)
     silence = tile_silence(pipeline.conditioner.silence, batch.mean.shape[1])[0]
@@ -41,7 +41,7 @@ def test_a_repaint_hears_the_song_outside_its_span_and_silence_within(tiny: Path
         torch.testing.assert_close(source[row, :frames][inside], silence[:frames][inside])
 
 
-def test_a_cover_hears_the_codes_of_the_song_alone(tiny: Path, store: Path) -> None:
+def test_cover_source_is_reconstructed_from_codes(tiny: Path, store: Path) -> None:
     pipeline, batch = Pipeline.from_pretrained(tiny), drawn(store, TaskMix(cover=1.0))
     source, generate = contexts(pipeline, batch)
     assert all(generate[row, :frames].all() for row, frames in enumerate(batch.frames))
@@ -53,7 +53,7 @@ def test_a_cover_hears_the_codes_of_the_song_alone(tiny: Path, store: Path) -> N
 
 
 @pytest.mark.parametrize("tasks", [TaskMix(cover=0.5, repaint=0.5), TaskMix(repaint=0.4)])
-def test_a_mix_of_tasks_trains(run, tmp_path: Path, tasks: TaskMix) -> None:
+def test_task_mix_trains(run, tmp_path: Path, tasks: TaskMix) -> None:
     module = run(tmp_path, steps=3, tasks=tasks)
     assert module.gradients.skipped == 0
     assert all(0 < loss < 100 for loss in jobs.curve(tmp_path).values())

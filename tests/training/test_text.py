@@ -1,4 +1,4 @@
-"""Training reads of a song what generation would read, unless it is asked to read what upstream's trainer did."""
+"""Training conditions on the same inputs as generation, unless upstream's trainer is selected."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def pipeline(tiny: Path) -> Pipeline:
     return Pipeline.from_pretrained(tiny)
 
 
-def test_training_reads_what_generation_reads(store: Path, pipeline: Pipeline) -> None:
+def test_training_and_generation_have_equal_inputs(store: Path, pipeline: Pipeline) -> None:
     example = LatentDataset(store, config=ExampleConfig(crop_frames=10))[2]
-    asked = pipeline.resolve(Request(**{name: getattr(example.song, name) for name in Song.__dataclass_fields__}))
-    assert asked.seconds == example.song.seconds
+    request = pipeline.resolve(Request(**{name: getattr(example.song, name) for name in Song.__dataclass_fields__}))
+    assert request.seconds == example.song.seconds
     trained = pipeline.conditioner.encode([example.song], [10])
     made = pipeline.conditioner.encode(
-        [asked], [10], [task_context("text2music", None, pipeline.conditioner.silence, 10)]
+        [request], [10], [task_context("text2music", None, pipeline.conditioner.silence, 10)]
     )
     for name in ("text", "lyrics", "source", "chunk_mask", "references"):
         assert torch.equal(getattr(trained, name), getattr(made, name)), name
-    assert render_prompt(asked) == render_prompt(example.song)
+    assert render_prompt(request) == render_prompt(example.song)
 
 
 SONGS = [Song(caption="a", lyrics="[verse]\nla", language="de", bpm=90, seconds=2.9), Song(caption="b", seconds=1.0)]
 
 
-def test_upstreams_trainer_conditions_otherwise(tiny: Path) -> None:
+def test_upstream_trainer_conditioning_differs(tiny: Path) -> None:
     text_encoder = TextEncoder(tiny / "text_encoder", max_lyric_tokens=2048)
     ours = Conditioner(text_encoder, torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(0)), 10)
     theirs = TrainerConditioner.like(ours)

@@ -1,4 +1,4 @@
-"""``train.py`` from its command line to weights that the pipeline plays."""
+"""``train.py`` from its command line to weights that the pipeline loads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from acestep.songs import Song
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=1e-2", "lr.warmup=0")
 
 
-def test_a_run_leaves_weights_samples_losses_and_its_own_story(trained: Train, tiny: Path, tmp_path: Path) -> None:
+def test_run_folder_has_weights_samples_losses_and_record(trained: Train, tiny: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", "logger=table")
     story = json.loads((folder / "run.json").read_text())
     assert {"config", "identity", "seed", "command", "git", "packages", "data"} <= story.keys()
@@ -35,9 +35,7 @@ def test_a_run_leaves_weights_samples_losses_and_its_own_story(trained: Train, t
     assert next(iter(Pipeline.from_pretrained(folder).generate([Song(caption="x")]))).samples.isfinite().all()
 
 
-def test_an_adapter_run_leaves_a_peft_folder_that_the_pipeline_plays(
-    trained: Train, tiny: Path, tmp_path: Path
-) -> None:
+def test_adapter_run_exports_a_peft_folder_for_the_pipeline(trained: Train, tiny: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", "logger=table", *LORA)
     names = {path.name for path in (folder / "weights").iterdir()}
     assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors", "base.json"}
@@ -47,19 +45,19 @@ def test_an_adapter_run_leaves_a_peft_folder_that_the_pipeline_plays(
     assert not torch.equal(with_adapter.samples, without.samples)
 
 
-def test_songs_are_sampled_over_weights_of_two_types(trained: Train, tmp_path: Path) -> None:
+def test_songs_are_sampled_with_weights_of_two_dtypes(trained: Train, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", "logger=table", *LORA, "adapter.base=bfloat16", "trainer.precision=bf16-mixed")
     assert {path.parent.name for path in (folder / "samples").rglob("*.flac")} == {"step_000002", "step_000004"}
 
 
-def test_terminated_it_names_the_command_that_goes_on(
+def test_a_terminated_run_prints_the_command_to_resume(
     trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     term = "+callbacks.term={_target_: training.jobs.TermAt, step: 1}"
     folder = trained(tmp_path / "run", "logger=table", term)
-    said = capsys.readouterr().out
-    assert said.startswith("stopped after 2 steps; to resume: python train.py ")
-    assert f"run.dir={folder}" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("stopped after 2 steps; to resume: python train.py ")
+    assert f"run.dir={folder}" in printed
     assert not (folder / "weights").exists()
 
 

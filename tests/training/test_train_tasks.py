@@ -1,4 +1,4 @@
-"""The other trainings through ``train.py``: they run, resume to the same bits, and their results are used."""
+"""The other tasks through ``train.py``: they run, resume bit-identically, and their results load."""
 
 from __future__ import annotations
 
@@ -64,28 +64,28 @@ def losses(folder: Path) -> dict[str, float]:
     return json.loads((folder / "validation.json").read_text())["steps"]["4"]
 
 
-class BrokenOffError(Exception):
+class InterruptedRunError(Exception):
     """What a kill is to a test."""
 
 
-def broken_off(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Path]) -> None:
+def interrupt(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Path]) -> None:
     """``run``, killed between its third step and its fourth; the last checkpoint is of the second."""
 
     def killed(module: TrainingModule, batch: Any, index: int) -> None:
         if module.global_step == 3:
-            raise BrokenOffError
+            raise InterruptedRunError
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "on_train_batch_start", killed)
-        with pytest.raises(BrokenOffError):
+        with pytest.raises(InterruptedRunError):
             run()
 
 
-def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path, tmp_path: Path) -> None:
+def test_planner_trains_from_scratch_and_plans(trained: Train, store: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", store, *PLANNER, "task.example_mix.captioning=0.3")
-    found = losses(folder)
-    assert {"val/loss", "val/loss_codes", "val/loss_caption", "val/code_perplexity"} <= found.keys()
-    assert found["val/code_perplexity"] == pytest.approx(np.exp(found["val/loss_codes"]), rel=1e-3)
+    final = losses(folder)
+    assert {"val/loss", "val/loss_codes", "val/loss_caption", "val/code_perplexity"} <= final.keys()
+    assert final["val/code_perplexity"] == pytest.approx(np.exp(final["val/loss_codes"]), rel=1e-3)
     assert "train/loss_codes" in (folder / "metrics.csv").read_text()
     songs = {path.parent.name: soundfile.info(path) for path in (folder / "samples").rglob("*.flac")}
     assert songs.keys() == {"step_000002", "step_000004"}
@@ -97,7 +97,7 @@ def test_a_planner_is_trained_from_nothing_and_plans(trained: Train, store: Path
 
 
 @pytest.mark.long
-def test_a_planners_adapter_names_its_base(trained: Train, store: Path, tmp_path: Path) -> None:
+def test_planner_adapter_names_its_base(trained: Train, store: Path, tmp_path: Path) -> None:
     base = trained(tmp_path / "base", store, *PLANNER) / "weights"
     start = ["task=planner", *PLAY, "language=pretrained", f"language.path={base}"]
     folder = trained(tmp_path / "lora", store, *start, "adapter=lora", "adapter.rank=2")
@@ -108,27 +108,27 @@ def test_a_planners_adapter_names_its_base(trained: Train, store: Path, tmp_path
 
 
 @pytest.mark.long
-def test_codes_are_made_once(trained: Train, store: Path, tmp_path: Path) -> None:
+def test_codes_are_cached(trained: Train, store: Path, tmp_path: Path) -> None:
     trained(tmp_path / "one", store, *PLANNER)
-    (kept,) = (store / ".codes").glob("*.npz")
-    before = kept.stat().st_mtime_ns
+    (cache,) = (store / ".codes").glob("*.npz")
+    before = cache.stat().st_mtime_ns
     trained(tmp_path / "two", store, *PLANNER)
-    assert kept.stat().st_mtime_ns == before
+    assert cache.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
     "task", [pytest.param(PLANNER, marks=pytest.mark.long, id="planner"), pytest.param(TOKENIZER, id="tokenizer")]
 )
-def test_a_resumed_run_ends_as_the_uninterrupted_one(
+def test_resumed_run_equals_uninterrupted_run(
     trained: Train, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: list[str]
 ) -> None:
     whole = load_file(trained(tmp_path / "whole", store, *task) / "weights" / "model.safetensors")
-    broken_off(monkeypatch, lambda: trained(tmp_path / "broken", store, *task))
+    interrupt(monkeypatch, lambda: trained(tmp_path / "broken", store, *task))
     again = load_file(trained(tmp_path / "broken", store, *task) / "weights" / "model.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
-def test_the_tokenizer_alone_moves_and_says_how_its_codes_are_used(
+def test_only_the_tokenizer_trains_and_code_usage_is_logged(
     trained: Train, tiny: Path, store: Path, tmp_path: Path
 ) -> None:
     folder = trained(tmp_path / "run", store, *TOKENIZER)
@@ -136,14 +136,14 @@ def test_the_tokenizer_alone_moves_and_says_how_its_codes_are_used(
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"tokenizer", "detokenizer"}
     first = json.loads((folder / "validation.json").read_text())["val_loss"]["first"]
-    found = losses(folder)
-    assert found["val/loss"] < first
-    assert 0 < found["val/code_share"] <= 1
-    assert found["val/code_perplexity"] >= 1
-    assert found["val/explained_variance"] < 1
+    final = losses(folder)
+    assert final["val/loss"] < first
+    assert 0 < final["val/code_share"] <= 1
+    assert final["val/code_perplexity"] >= 1
+    assert final["val/explained_variance"] < 1
 
 
-def test_an_autoencoder_and_its_judges_take_turns(trained: Train, sounds: Path, tmp_path: Path) -> None:
+def test_autoencoder_and_discriminator_alternate(trained: Train, sounds: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", sounds, *AUTOENCODER)
     rows = (folder / "metrics.csv").read_text()
     assert all(f"train/loss_{name}," in rows for name in ("judge", "kl", "stft", "adversarial", "features"))
@@ -153,7 +153,7 @@ def test_an_autoencoder_and_its_judges_take_turns(trained: Train, sounds: Path, 
     assert next(iter(pipeline.generate([Song(caption="x", seconds=0.4)]))).samples.isfinite().all()
 
 
-def test_a_decoder_is_tuned_alone_and_resumes(
+def test_decoder_trains_alone_and_resumes(
     trained: Train, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = trained(tmp_path / "base", sounds, *AUTOENCODER)
@@ -161,13 +161,13 @@ def test_a_decoder_is_tuned_alone_and_resumes(
     folder = trained(tmp_path / "run", sounds, *tune)
     before, after = (load_file(f / "weights/autoencoder/model.safetensors") for f in (base, folder))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"decoder"}
-    broken_off(monkeypatch, lambda: trained(tmp_path / "broken", sounds, *tune))
+    interrupt(monkeypatch, lambda: trained(tmp_path / "broken", sounds, *tune))
     again = load_file(trained(tmp_path / "broken", sounds, *tune) / "weights/autoencoder/model.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in after.items())
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("setting", "message"),
     [
         ("trainer.accumulate=2", "trainer.accumulate=2: task=autoencoder steps after every batch"),
         ("trainer.gradient_clip=1", "trainer.gradient_clip=1: task=autoencoder clips both its networks itself"),
@@ -178,16 +178,14 @@ def test_a_decoder_is_tuned_alone_and_resumes(
         ),
     ],
 )
-def test_what_two_networks_cannot_do_is_one_sentence(
-    trained: Train, sounds: Path, tmp_path: Path, setting: str, says: str
+def test_unsupported_autoencoder_settings_are_refused(
+    trained: Train, sounds: Path, tmp_path: Path, setting: str, message: str
 ) -> None:
-    with pytest.raises(SystemExit, match=says):
+    with pytest.raises(SystemExit, match=message):
         trained(tmp_path / "run", sounds, *AUTOENCODER, setting)
 
 
-def test_songs_that_cannot_be_trained_on_are_one_sentence(
-    trained: Train, sounds: Path, store: Path, language: Path, tmp_path: Path
-) -> None:
+def test_unusable_data_is_refused(trained: Train, sounds: Path, store: Path, language: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="data: this task trains on latents; use data=latents"):
         trained(tmp_path / "run", sounds, *TOKENIZER, "data=audio")
     (tmp_path / "songs").mkdir()

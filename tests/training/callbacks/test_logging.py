@@ -1,4 +1,4 @@
-"""What a run leaves for those who watch it: names, curves, scores of its songs, and a card."""
+"""Checkpoint names, logged metrics, scores of songs, and the run card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from acestep.training.callbacks import ScoreSongs
 from acestep.training.loggers import read_table
 
 
-def test_checkpoints_are_named_by_the_step_they_are_of(run, tmp_path: Path) -> None:
+def test_checkpoints_are_named_by_step(run, tmp_path: Path) -> None:
     run(tmp_path, steps=4)  # validated at step 3, saved at 2 and 4
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"step=4.ckpt", "last.ckpt"}
@@ -30,15 +30,15 @@ def test_checkpoints_are_named_by_the_step_they_are_of(run, tmp_path: Path) -> N
     assert set(jobs.curve(tmp_path, "val/loss")) == {0, 3}
 
 
-def test_a_report_holds_speed_waiting_operations_and_losses_by_noise_level(run, tmp_path: Path) -> None:
+def test_monitor_logs_throughput_and_losses_by_noise_level(run, tmp_path: Path) -> None:
     run(tmp_path, steps=4)
-    found = {name: values for name, values in read_table(tmp_path).items() if name.startswith("train/")}
-    assert {"train/songs_per_second", "train/frames_per_second", "train/tflops", "train/gradient_norm"} <= found.keys()
-    assert all(0 <= share < 1 for share in found["train/data_wait"].values())
-    cells = {name.rpartition("_t")[2] for name in found if name.startswith("train/loss_t")}
+    logged = {name: values for name, values in read_table(tmp_path).items() if name.startswith("train/")}
+    assert {"train/songs_per_second", "train/frames_per_second", "train/tflops", "train/gradient_norm"} <= logged.keys()
+    assert all(0 <= share < 1 for share in logged["train/data_wait"].values())
+    cells = {name.rpartition("_t")[2] for name in logged if name.startswith("train/loss_t")}
     assert cells <= {f"{(cell + 0.5) / 10:.3f}" for cell in range(10)}
     assert len(cells) > 1
-    frames, songs = (found[f"train/{name}_per_second"] for name in ("frames", "songs"))
+    frames, songs = (logged[f"train/{name}_per_second"] for name in ("frames", "songs"))
     assert all(10 <= frames[step] / songs[step] <= 12 for step in songs)  # the store's songs have 10 to 12 frames
 
 
@@ -59,17 +59,17 @@ def scored(songs: Path, folder: Path, every: int = 1) -> ScoreSongs:
     return ScoreSongs(Evaluation(prompts=prompts, metrics=metrics, ceiling=False), str(folder / "scores"), every)
 
 
-def test_songs_of_a_run_are_compared_with_what_it_was_trained_on(run, songs: Path, tmp_path: Path) -> None:
+def test_score_callback_measures_memorisation(run, songs: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", steps=6, callbacks=[scored(songs, tmp_path / "run")])
     nearest = jobs.curve(tmp_path / "run", "score/memorisation.nearest")
     assert set(nearest) == {3, 6}
     assert all(-1 <= value <= 1 for value in nearest.values())
     assert set(jobs.curve(tmp_path / "run", "score/memorisation.percentile")) == {3, 6}
-    heard = {path.parent.name for path in (tmp_path / "run" / "scores").glob("step_*/clips")}
-    assert heard == {"step_000003", "step_000006"}
+    scored_steps = {path.parent.name for path in (tmp_path / "run" / "scores").glob("step_*/clips")}
+    assert scored_steps == {"step_000003", "step_000006"}
 
 
-def test_scores_keep_their_pace_over_a_resume(run, songs: Path, tmp_path: Path) -> None:
+def test_score_interval_is_kept_over_a_resume(run, songs: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", steps=3, callbacks=[scored(songs, tmp_path / "run", every=2)])
     assert not (tmp_path / "run" / "scores").exists()
     callback = scored(songs, tmp_path / "run", every=2)
@@ -79,7 +79,7 @@ def test_scores_keep_their_pace_over_a_resume(run, songs: Path, tmp_path: Path) 
         scored(songs, tmp_path, every=0)
 
 
-def test_a_card_says_what_was_trained_on_what_at_which_cost(trained, tmp_path: Path) -> None:
+def test_run_card_contents(trained, tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", "logger=table", "callbacks.monitor.every=1", "objective.dropout.lyrics=0.5")
     card = (folder / "card.md").read_text()
     rows = dict(re.findall(r"^\| (.+) \| (.+) \|$", card, re.MULTILINE))
@@ -100,18 +100,18 @@ def test_a_card_says_what_was_trained_on_what_at_which_cost(trained, tmp_path: P
 
 
 @pytest.mark.slow
-def test_weights_and_biases_offline_keeps_curves_and_songs(trained, tmp_path: Path) -> None:
+def test_wandb_offline_run_has_curves_and_songs(trained, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="an extra")
     wandb.setup()  # as after another run in the same process: the environment is read once
     folder = trained(tmp_path / "run", "logger=wandb", "logger.wandb.offline=true", "trainer.max_steps=2")
-    (kept,) = (folder / "wandb").glob("offline-run-*/run-run.wandb")
-    assert b"train/loss" in kept.read_bytes()
-    assert b"val/loss_t" in kept.read_bytes()
+    (run_file,) = (folder / "wandb").glob("offline-run-*/run-run.wandb")
+    assert b"train/loss" in run_file.read_bytes()
+    assert b"val/loss_t" in run_file.read_bytes()
     assert list((folder / "wandb").rglob("*.wav"))
 
 
 @pytest.mark.parametrize("callbacks", sorted(path.stem for path in (CONFIGS / "callbacks").glob("*.yaml")))
-def test_every_set_of_callbacks_builds(callbacks: str, tmp_path: Path) -> None:
+def test_every_callbacks_option_builds(callbacks: str, tmp_path: Path) -> None:
     given = ["weights=micro", "data.path=store", f"run.dir={tmp_path}", f"callbacks={callbacks}"]
     if callbacks == "memorisation":
         with pytest.raises(ValueError, match=r"memorisation\.songs: not given"):
