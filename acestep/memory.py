@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from acestep.adapters import BaseFormat
-from acestep.adapters.base import NF4_BLOCK, NF4_SCALERS, fits_nf4, quantize_linears
 from acestep.audio.tiling import GPU_WINDOW_ELEMENTS
 from acestep.memory_modes import AUTO_MODES, MEMORY_MODES, MemoryMode
 from acestep.models.acestep import AceStep, AceStepConfig
+from acestep.quantization import NF4_BLOCK, NF4_SCALERS, fits_nf4, quantize_linears
 from acestep.weights.checkpoint import Checkpoint
 
 GIB = 2**30

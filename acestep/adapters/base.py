@@ -11,22 +11,13 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, inject_adapter_in_model
-from torch import Tensor, nn
+from torch import nn
+
+from acestep.adapters.targets import PROJECTIONS, expand_targets
+from acestep.quantization import quantize_linears, quantize_to_nf4
 
 ADAPTER = "default"
 """PEFT's name of the adapter that is trained, saved and exported."""
-
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-PRESETS = {
-    "attention": _PROJECTIONS,
-    "self_attention": tuple(f"self_attn.{name}" for name in _PROJECTIONS),
-    "cross_attention": tuple(f"cross_attn.{name}" for name in _PROJECTIONS),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
-"""Names for several targets at once."""
-NF4_BLOCK = 64
-NF4_SCALERS = 256
-"""nf4 has a scaler for each block of values, and a scaler for each block of scalers."""
 
 
 class BaseFormat(Enum):
@@ -69,12 +60,12 @@ class Adapter(ABC):
     Training, saving, loading and merging then work for it.
 
     Args:
-        targets: last parts of the layers' names, or names of ``PRESETS``.
+        targets: last parts of the layers' names, or names of ``TARGET_PRESETS``.
         base: storage of the frozen weights.
         dtype: of the adapter's parameters.
     """
 
-    targets: tuple[str, ...] = _PROJECTIONS
+    targets: tuple[str, ...] = PROJECTIONS
     base: BaseFormat = BaseFormat.own
     dtype: AdapterDtype = AdapterDtype.float32
 
@@ -88,7 +79,7 @@ class Adapter(ABC):
 
         Initial values come from ``generator``; torch's global generator is unchanged.
         """
-        targets = self._expanded(module)
+        targets = expand_targets(self.targets, module)
         quantize_base(module, self.base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
@@ -99,18 +90,6 @@ class Adapter(ABC):
     @abstractmethod
     def config(self, targets: Sequence[str]) -> PeftConfig:
         """The PEFT config for linear layers whose names end in ``targets``."""
-
-    def _expanded(self, module: nn.Module) -> list[str]:
-        layers = [f".{name}" for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-        targets = [name for target in self.targets for name in PRESETS.get(target, (target,))]
-        for target in targets:
-            if not any(layer.endswith(f".{target}") for layer in layers):
-                known = sorted({layer.rpartition(".")[2] for layer in layers})
-                raise ValueError(
-                    f"adapter.targets: no linear layer is called {target}; there are {', '.join(known)}, and the "
-                    f"presets {', '.join(PRESETS)}"
-                )
-        return targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,40 +139,4 @@ def quantize_base(module: nn.Module, base: BaseFormat) -> None:
         quantize_linears(module, "int8", set_inductor_config=True)
     elif base is BaseFormat.nf4:
         for layer in [part for part in module.modules() if isinstance(part, nn.Linear)]:
-            _to_nf4(layer)
-
-
-def quantize_linears(module: nn.Module, kind: str, set_inductor_config: bool = False) -> None:
-    """Store the weights of ``module``'s linear layers in 8 bits, one scale per row, in place, with torchao.
-
-    Args:
-        module: the network.
-        kind: ``int8`` or ``fp8``.
-        set_inductor_config: whether torchao may change torch.compile's settings for the whole process. Training on
-            an int8 base does, for faster kernels; generation does not, where it would make compilation much longer.
-
-    Raises:
-        ValueError: torchao is not installed.
-    """
-    try:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # optional and slow
-    except ImportError as error:
-        raise ValueError(
-            f"{kind} weights: need torchao; pip install torchao, or choose another memory or adapter.base"
-        ) from error
-    config = Int8WeightOnlyConfig if kind == "int8" else Float8WeightOnlyConfig
-    quantize_(
-        module, config(set_inductor_config=set_inductor_config), filter_fn=lambda part, _: type(part) is nn.Linear
-    )
-
-
-def fits_nf4(weight: Tensor) -> bool:
-    """Whether ``weight`` can be stored in nf4: it must fill whole blocks of scalers. Others keep their dtype."""
-    return weight.numel() % (NF4_BLOCK * NF4_SCALERS) == 0
-
-
-def _to_nf4(layer: nn.Linear) -> None:
-    from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4  # optional and slow to import
-
-    if fits_nf4(layer.weight):
-        layer.weight = nn.Parameter(to_nf4(layer.weight.detach(), NF4_BLOCK, NF4_SCALERS), requires_grad=False)
+            quantize_to_nf4(layer)

@@ -1,7 +1,8 @@
 """Names that changed, old to new: they keep working for one release, with a warning.
 
-They are replaced in command lines, in what earlier runs recorded, and in users' own config files. A run's identity is
-computed under its first names (:func:`first_names`), so that runs of earlier versions are found by it.
+Keys, options and classes are replaced in command lines and in what earlier runs recorded; in users' own config files,
+classes only. A mapping given as one value keeps its inner keys. A run's identity is computed under its first names
+(:func:`first_names`), so that runs of earlier versions are found by it.
 """
 
 from __future__ import annotations
@@ -153,6 +154,10 @@ def first_names(values: Any) -> Any:
         return f"{modules[module]}.{name}" if module in modules else dotted
 
     values = _map_targets(values, first)
+    monitor = (values.get("callbacks") or {}).get("monitor") or {}
+    trains_dit = str((values.get("task") or {}).get("_target_")).endswith(".DiTTask")
+    if monitor.get("_target_") == "acestep.training.callbacks.Watch" and not trains_dit:
+        monitor["_target_"] = "acestep.training.watch.WatchParts"  # another class before both became one
     for old, new in KEYS.items():
         _move(values, new, old)
     return values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from acestep.models.attention import FULL, SLIDING
 from acestep.models.cached_dit import CachedDiT
-from acestep.models.conditioner import ConditionEncoder
+from acestep.models.conditioner import ConditionEncoder, null_condition
 from acestep.models.dit import DiT, DiTConfig, Padding
 from acestep.models.layers import StackConfig
 from acestep.models.tokenizer import AudioDetokenizer, AudioTokenizer
@@ -286,9 +286,8 @@ class AceStep(nn.Module):
         return CachedDiT(self.decoder, compiled)
 
     def null(self, conditions: Conditions) -> Conditions:
-        """The null condition: every state is the learned null embedding; context and masks stay."""
-        states = self.null_condition_emb.to(conditions.states.dtype).expand_as(conditions.states)
-        return replace(conditions, states=states)
+        """The unconditional counterpart of ``conditions``, see :func:`~acestep.models.conditioner.null_condition`."""
+        return null_condition(self.null_condition_emb, conditions)
 
     def round_trip(self, latents: Float[Tensor, "b t c"], silence: Float[Tensor, "1 ts c"]) -> Float[Tensor, "b th c"]:
         """Latents to 5 Hz codes and back; the length is rounded up to a whole number of codes."""

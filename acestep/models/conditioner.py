@@ -6,12 +6,15 @@ E width.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from acestep.models.layers import Encoder, StackConfig
+from acestep.types import Conditions
 
 
 class LyricEncoder(Encoder):
@@ -99,3 +102,9 @@ def pack_sequences(
     order = mask.long().argsort(dim=1, descending=True, stable=True)
     states = states.gather(1, order.unsqueeze(-1).expand_as(states))
     return states, torch.arange(mask.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
+
+
+def null_condition(embedding: Float[Tensor, "1 1 e"], conditions: Conditions) -> Conditions:
+    """The null (unconditional) condition: every state is the learned null embedding; context and masks stay."""
+    states = embedding.to(conditions.states.dtype).expand_as(conditions.states)
+    return replace(conditions, states=states)

@@ -19,6 +19,7 @@ from acestep.pipeline.pipeline import Pipeline
 from acestep.training.callbacks.preemption import STOPPED, StopOnSignal, StoppedError
 from acestep.training.checkpoint import saved_step
 from acestep.training.datamodule import ResumableDataModule
+from acestep.training.loggers import ResumableLogger
 from acestep.training.module import TrainingModule, derived_generator, freeze
 from acestep.weights.checkpoint import Checkpoint
 from acestep.weights.open import open_checkpoint
@@ -79,9 +80,9 @@ def fit(
     """
     _check_precision(trainer, module)
     step = saved_step(checkpoint) if checkpoint else -1
-    for logger in trainer.loggers:
-        if hasattr(logger, "rewind"):
-            logger.rewind(step)
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, ResumableLogger)]
+    for logger in loggers:
+        logger.rewind(step)
     stopped = last.with_name(STOPPED)
     # After all other callbacks, so that its checkpoint has the state that they reach in the step.
     trainer.callbacks.append(StopOnSignal(stopped))  # type: ignore[attr-defined]  # set by Lightning's connector
@@ -98,9 +99,8 @@ def fit(
     except (StoppedError, SIGTERMException):
         return False
     finally:
-        for logger in trainer.loggers:
-            if hasattr(logger, "close"):
-                logger.close()
+        for logger in loggers:
+            logger.close()
     trainer.save_checkpoint(last)
     if trainer.is_global_zero:
         trainer.strategy.remove_checkpoint(stopped)

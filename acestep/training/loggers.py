@@ -16,7 +16,20 @@ COLUMNS = ("step", "name", "value")
 TABLE = "metrics.csv"
 
 
-class TableLogger(Logger):
+class ResumableLogger(Logger):
+    """What a run asks of a logger beside Lightning's interface; the defaults do nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after ``step``, which the resumed run logs again."""
+
+    def log_song(self, name: str, audio: Audio, step: int) -> None:
+        """Log audio."""
+
+    def close(self) -> None:
+        """End the run."""
+
+
+class TableLogger(ResumableLogger):
     """Writes ``metrics.csv`` with columns step, name and value; Lightning's CSVLogger deletes the file on a resume.
 
     Args:
@@ -74,7 +87,7 @@ def read_table(folder: Path) -> dict[str, dict[int, float]]:
     return metrics
 
 
-class TensorBoard(TensorBoardLogger):
+class TensorBoard(TensorBoardLogger, ResumableLogger):
     """TensorBoard event files in ``folder``, with audio.
 
     Args:
@@ -93,8 +106,10 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_audio(name, audio.samples.mean(0), step, audio.sample_rate)
 
 
-class WandB(WandbLogger):
+class WandB(WandbLogger, ResumableLogger):
     """Weights & Biases; a run folder is one run there, with the folder's name as its id.
+
+    On a resume, Weights & Biases ignores steps that it has already.
 
     Args:
         folder: of the run; Weights & Biases' own files go there.
@@ -109,9 +124,6 @@ class WandB(WandbLogger):
         # Lightning's own `offline` sets WANDB_MODE, which a process that has used wandb before no longer reads.
         mode = "offline" if offline else None
         super().__init__(save_dir=folder, project=project, name=name, id=path.resolve().name, resume="allow", mode=mode)
-
-    def rewind(self, step: int) -> None:
-        """Nothing: Weights & Biases ignores steps that it has already."""
 
     @rank_zero_only
     def log_song(self, name: str, audio: Audio, step: int) -> None:

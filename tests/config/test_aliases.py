@@ -69,7 +69,7 @@ def test_recorded_configs_are_renamed_and_back() -> None:
     recorded = {
         "task": {"_target_": "acestep.training.jobs.PlannerTask", "judged": 2, "curriculum": {"listen": 0.1}},
         "data": {"_target_": "acestep.training.data.DataConfig", "untold": 0.2},
-        "callbacks": {"watch": {"_target_": "acestep.training.callbacks.Watch"}},
+        "callbacks": {"watch": {"_target_": "acestep.training.watch.WatchParts"}},
     }
     renamed = aliases.rename_recorded(recorded)
     assert renamed == {
@@ -87,7 +87,13 @@ def test_recorded_configs_are_renamed_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [([], "53e7afc1"), (["adapter=lora"], "90216654"), (["timesteps=stratified", "task=tokenizer"], "c8921837")],
+    [
+        ([], "53e7afc1"),
+        (["adapter=lora"], "90216654"),
+        (["experiment=micro_planner"], "8fc7c581"),
+        (["experiment=micro_tokenizer"], "b3f115d6"),
+        (["experiment=autoencoder_scratch"], "edeb393a"),
+    ],
 )
 def test_a_trainings_identity_is_that_of_the_first_release(overrides: list[str], expected: str) -> None:
     assert identity(compose_config("train", [*TINY, *overrides])) == expected

@@ -57,7 +57,14 @@ class FeatureExtractor:
         By default it covers the class's source and its fields. Override it where :meth:`extract` uses weights or code
         outside of the class. Raises :class:`MissingWeightsError` without the weights.
         """
-        return digest(inspect.getsource(type(self)), repr(self))
+        try:
+            source = inspect.getsource(type(self))
+        except (OSError, TypeError) as error:
+            raise ValueError(
+                f"{type(self).__name__}: its source, which identifies its features, cannot be read; define the class "
+                "in a file, or override fingerprint"
+            ) from error
+        return digest(source, repr(self))
 
     def extract(self, audio: Audio) -> Features:
         """Tensors of one recording by name, deterministic, on the CPU."""
@@ -89,7 +96,7 @@ class Embedder(FeatureExtractor, ABC):
 
     def embed_text(self, songs: Sequence[Song]) -> Float[Tensor, "b d"]:
         """One unit vector for each song's description. Raises ``ValueError`` for a model without a text encoder."""
-        raise ValueError(f"eval.metrics: {self.name} has no text encoder; use it for set distances only")
+        raise ValueError(f"metrics: the embedder {self.name} has no text encoder; use it for fad, kad or coverage only")
 
     def extract(self, audio: Audio) -> Features:
         """``windows`` (W, D)."""

@@ -181,7 +181,8 @@ def _player(results: Results, row: ResultRow, name: str) -> str:
 def _song_counts(results: Results) -> str:
     songs = [row for row in results.rows if row.point != CEILING]
     prompts, scored = len({row.prompt.id for row in songs}), sum(1 for row in songs if row.path)
-    counts = f"{prompts} prompts, {len(results.points)} sweep point{"s" * (len(results.points) != 1)}, {scored} of {len(songs)} songs scored"
+    points = "1 sweep point" if len(results.points) == 1 else f"{len(results.points)} sweep points"
+    counts = f"{prompts} prompts, {points}, {scored} of {len(songs)} songs scored"
     return f"{counts} · {results.info.display_name(results.info.weights)}"
 
 

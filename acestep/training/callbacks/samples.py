@@ -20,6 +20,7 @@ from acestep.evaluation.results import Results
 from acestep.evaluation.suite import Evaluation
 from acestep.flow.sampler import Sampler
 from acestep.training.dit import DiTModule
+from acestep.training.loggers import ResumableLogger
 from acestep.training.module import TrainingModule
 from acestep.training.sharding import is_sharded
 
@@ -94,7 +95,7 @@ class SampleSongs(_EveryFewValidations):
         for index, audio in enumerate(made if trainer.is_global_zero else []):
             audio.save(folder / f"{index:02d}.flac")
             for logger in trainer.loggers:
-                if hasattr(logger, "log_song"):
+                if isinstance(logger, ResumableLogger):
                     logger.log_song(f"samples/{index:02d}", audio, trainer.global_step)
 
 
