@@ -174,5 +174,5 @@ def _high_pass(rate: int) -> tuple[_Coefficients, _Coefficients]:
 
 
 def decibels(ratio: float) -> float:
-    """Of an amplitude ratio."""
+    """Level in dB of an amplitude ratio."""
     return 20 * math.log10(ratio)

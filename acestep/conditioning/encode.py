@@ -22,7 +22,7 @@ from acestep.types import ConditionInputs
 WORDS_PER_SECOND = 3.0
 """Fast singing in languages with spaces between words; most songs have one to two words per second."""
 LETTERS_PER_SECOND = 5.0
-"""The same for scripts in which a letter is a syllable or a word: Chinese, Japanese, Korean, Thai and others."""
+"""Fast singing in scripts in which a letter is a syllable or a word: Chinese, Japanese, Korean, Thai and others."""
 
 _UNSPACED_LETTER = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

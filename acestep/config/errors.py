@@ -23,7 +23,7 @@ UNKNOWN = re.compile(r"Key '(\w+)' (?:is not in struct|not in '\w+')")
 VALUE = re.compile(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)")
 ENUM = re.compile(r"Invalid value '(.*?)', expected one of (\[.*?\])")
 WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*^[\w.]+: (.*)", re.DOTALL | re.MULTILINE)
-"""What torch makes of a loader process's error: its traceback, and at the end the error itself."""
+"""Torch's message for an error in a loader process: its traceback, and at the end the error itself."""
 
 
 def user_errors() -> tuple[type[BaseException], ...]:

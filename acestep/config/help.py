@@ -1,6 +1,6 @@
-"""What ``--help`` prints: a program's own text, its groups, and every key with its value and what it means.
+"""Text of ``--help``: a program's own text, its groups, and every key with its value and description.
 
-A key's sentence is a comment of the YAML file that gives its value, or stands in the docstring of the class that it
+A key's description is a comment in the YAML file that gives its value, or is in the docstring of the class that it
 belongs to. Classes are read from their sources, so that no network is loaded. Hydra's own page reads all groups of all
 programs again and again, which takes seconds.
 """

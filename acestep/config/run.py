@@ -46,7 +46,7 @@ SWEEPS = ("-m", "--multirun")
 def hydra_program(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorates a program: it gets the composed config ``name``; a user's mistake ends in one sentence and exit 1.
 
-    train and evaluate return ``False`` when interrupted.
+    ``train`` returns ``False`` when it was stopped before its last step; ``evaluate`` returns nothing.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def _is_override(word: str) -> bool:
 
 @dataclass(frozen=True)
 class HydraTask:
-    """A program as Hydra's launchers call it, in this process or another; an object, since it has to be picklable."""
+    """A program as Hydra's launchers call it. Picklable, for launchers that use other processes."""
 
     name: str
     task: Callable[[DictConfig], Any]

@@ -133,7 +133,7 @@ def write_record(folder: Path, cfg: DictConfig, facts: dict[str, Any], data: Pat
     before = read_record(folder) if newest_checkpoint(folder) else {}
     # A run in several parts was started from a changed tree if any of its parts was.
     record["git"]["dirty"] |= before.get("git", {}).get("dirty", False)
-    # First the file that makes the folder a run's: wherever the program ends after it, the same command resumes.
+    # run.json first: with it the folder can be resumed, whenever the program is interrupted afterwards.
     _write(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
     _write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(task_overrides())))
@@ -175,7 +175,7 @@ def _check_same(folder: Path, recorded: dict[str, Any], resolved: dict[str, Any]
 
 
 def _is_given(key: str) -> bool:
-    """Whether the command line names ``key`` or what it is a part of."""
+    """Whether the command line names ``key`` or a group that contains it."""
     given = [override.lstrip("+~").partition("=")[0] for override in task_overrides()]
     return any(key == name or key.startswith(f"{name}.") for name in given)
 

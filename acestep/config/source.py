@@ -138,7 +138,7 @@ def summary(dotted: str) -> str:
 
 @cache
 def texts(dotted: str) -> Mapping[str, str]:
-    """What the docstring of the class, and those of its bases, say of each field."""
+    """Description of each field, from the docstrings of the class and its bases."""
     found = _class(dotted)
     if not found:
         return {}

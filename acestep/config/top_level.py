@@ -18,13 +18,13 @@ RUN_DIR_KEYS = {"train": "run.dir", "evaluate": "out"}
 
 @dataclass(frozen=True)
 class KeyRule:
-    """What a value must be: ``text`` for messages, ``accepts`` as the test."""
+    """A condition on a value: ``text`` for messages, ``accepts`` as the test."""
 
     text: str
     accepts: Callable[[Any], bool]
 
     def optional(self) -> KeyRule:
-        """The same, or null."""
+        """This rule, or null."""
         return KeyRule(f"{self.text}, or null", lambda value: value is None or self.accepts(value))
 
 

@@ -57,7 +57,7 @@ class AudioMeasures:
     audio_fingerprint: str
 
     def columns(self) -> dict[str, Any]:
-        """As columns of a latent store, where the fingerprint is called ``outline``."""
+        """Values by column of a latent store, where the fingerprint is called ``outline``."""
         values = asdict(self)
         return values | {"outline": values.pop("audio_fingerprint")}
 

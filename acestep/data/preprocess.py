@@ -327,7 +327,6 @@ class _SongReader:
             part = self.get()
 
     def cancel(self) -> None:
-        """Stop reading."""
         self._cancelled.set()
 
     def run(self) -> None:

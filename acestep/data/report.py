@@ -18,11 +18,11 @@ from acestep.files import file_hash
 from acestep.page import TERMS_LINK, html_table, terms_section, write_page
 
 MAX_SECONDS = 600.0
-"""What the published model was trained on (upstream ``constants.py``)."""
+"""Longest songs that the published model was trained on (upstream ``constants.py``)."""
 MAX_CLIPPED, MAX_SILENCE = 1e-3, 0.3
 MAX_LETTERS_PER_SECOND = 25.0
 MAX_OUTLINE_DISTANCE, MAX_DURATION_DIFFERENCE = 0.2, 1.0
-"""Of duplicates: share of the bits of their outlines that differ, and difference of their durations in seconds."""
+"""Limits for duplicates: share of differing bits of their outlines, and difference of their durations in seconds."""
 MAX_LINES = 1000
 
 

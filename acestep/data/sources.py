@@ -26,7 +26,7 @@ SUFFIXES = frozenset(
         ".oga", ".ogg", ".opus", ".w64", ".wav", ".webm", ".wma", ".wv",
     }
 )  # fmt: skip
-"""Of audio files, also of formats that cannot be decoded, so that they are reported as skipped."""
+"""Suffixes of audio files, also of formats that cannot be decoded, so that they are reported as skipped."""
 AUDIO_COLUMN_NAMES = ("audio", "audio_path", "path", "file", "filename", "file_name", "location")
 """Names of a manifest's column with the audio's path; relative paths start at the manifest."""
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
@@ -242,7 +242,7 @@ def _read_table(path: Path) -> list[TableRow]:
             with (gzip.open if name.endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (ValueError, OSError, csv.Error) as error:
-        raise ValueError(f"source={path}: cannot be read as its suffix says ({error})") from error
+        raise ValueError(f"source={path}: cannot be read in the format of its suffix ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"source={path}: need a list of songs, each an object with the path of its audio")
     return rows

@@ -74,7 +74,7 @@ IntArray = NDArray[np.integer[Any]]
 
 
 def autoencoder_settings(autoencoder: Autoencoder) -> Settings:
-    """What identifies ``autoencoder`` as an encoder: class, rates, ``config`` if it has one, a hash of its weights.
+    """Settings that identify ``autoencoder`` as an encoder: class, rates, any ``config``, a hash of its weights.
 
     If it has a part named ``encoder``, only that part's weights are hashed, since a decoder that is trained further
     does not change latents. Weights are hashed as float32, so that the dtype of a copy does not matter.

@@ -91,7 +91,7 @@ class SongText:
     licence: str = ""
 
     def columns(self) -> dict[str, Any]:
-        """As the ``TEXT_COLUMNS`` of a latent store."""
+        """Values of the ``TEXT_COLUMNS`` of a latent store."""
         song = asdict(self.song)
         return {
             **{name: song[name] for name in ("caption", "lyrics", "language", "bpm", "key", "time_signature")},
@@ -145,8 +145,8 @@ def parse_fields(fields: Mapping[str, object], where: str, name: str = "") -> So
 def field_value(fields: Mapping[str, object], field: str) -> object:
     """The value of ``field`` in ``fields``, whose names are in lower case; ``None`` if unknown.
 
-    Blanks, ``N/A``, NaN and empty collections count as unknown. Of a mapping of texts, as the captions in ACE-Step
-    v1's data sets, the first one is taken.
+    Blanks, ``N/A``, NaN and empty collections count as unknown. From a mapping of texts, as the captions in
+    ACE-Step v1's data sets, the first one is taken.
     """
     for name in FIELD_NAMES[field]:
         value = fields.get(name)

@@ -36,9 +36,7 @@ RANDOM_CODES, RANDOM_BATCH_SIZE = 1000, 500
 class PlannerSpec(Protocol):
     """Configuration of a planner."""
 
-    def load(self, device: torch.device | str, dtype: torch.dtype, lengths: Lengths | None) -> Planner:
-        """The planner."""
-        ...
+    def load(self, device: torch.device | str, dtype: torch.dtype, lengths: Lengths | None) -> Planner: ...
 
 
 def planning_request(song: Song) -> Request:

@@ -31,7 +31,7 @@ from acestep.memory import MemoryMode
 from acestep.songs import AdapterUse, Request, Song
 
 HIGHEST, LOWEST, NEITHER = "highest", "lowest", "neither"
-"""Which values of a metric are good: the values of a metric's ``goal``."""
+"""Values of :attr:`EvaluationInfo.goals`."""
 SUMMARY, SONGS = "summary.json", "songs.parquet"
 SONG_FIELDS = tuple(one.name for one in fields(Song))
 FILE_KEYS = {"points": "cells", "extractors": "ears"}

@@ -18,7 +18,7 @@ from torch import Tensor
 Z95 = 1.959964
 """Half the width of a 95 % confidence interval of a normal distribution, in standard errors."""
 SEED = 0
-"""Of every resampling, so that equal songs give an equal summary."""
+"""Seed of every resampling, so that equal songs give an equal summary."""
 MIN_PROMPTS = 30
 WINDOWS_PER_DIMENSION, SONGS_FOR_FAD = 5, 300
 

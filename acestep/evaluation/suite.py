@@ -41,7 +41,7 @@ class Evaluation:
             recordings.
         takes: songs for each prompt, from different noise.
         batch_size: songs generated at a time; changes the speed only.
-        ceiling: whether to score the recordings' round trip through the autoencoder too, an upper bound.
+        ceiling: whether to score recordings after encoding and decoding too, as an upper bound.
         available_only: leave out metrics whose weights are missing, with a warning, instead of raising.
         songs_in_report: prompts with players in ``report.html``.
     """

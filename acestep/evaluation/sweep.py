@@ -120,6 +120,4 @@ def _replace_nested(component: Any, key: str, names: Sequence[str], value: Any) 
     try:
         return replace(component, **{name: new})  # type: ignore[type-var]  # is_dataclass leaves its type open
     except TypeError as error:
-        raise ValueError(
-            f"sweep.{key}={value}: not of the type that {type(component).__name__}.{name} takes"
-        ) from error
+        raise ValueError(f"sweep.{key}={value}: has the wrong type for {type(component).__name__}.{name}") from error

@@ -34,7 +34,7 @@ class Predictions:
 
 
 GuidanceState = Tensor | None
-"""What a rule keeps between steps, such as a momentum; ``None`` before the first."""
+"""State of a rule between steps, such as a momentum; ``None`` before the first."""
 GuidedVelocity = tuple[Tensor, GuidanceState]
 """The velocity, and the state for the next step."""
 

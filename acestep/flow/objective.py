@@ -47,7 +47,7 @@ class Weighting(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Flat(Weighting):
-    """Weight 1 at every time: the original's loss."""
+    """Weight 1 at every time: the release's loss."""
 
     def __call__(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return torch.ones_like(t)
@@ -163,7 +163,7 @@ class ConditionDropout:
 class FlowMatching:
     """Mean squared error of the velocity over valid frames.
 
-    Source: upstream ``training_losses``. ``masked=False`` averages over padding too, as the original does; the default
+    Source: upstream ``training_losses``. ``masked=False`` averages over padding too, as upstream does; the default
     ``masked=True`` differs: padding is ignored, and each valid value has the same weight whatever its batch, rank or
     accumulation.
 

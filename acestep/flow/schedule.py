@@ -19,7 +19,7 @@ TURBO_STEPS = 8
 TURBO_SHIFTS = (1.0, 2.0, 3.0)
 TURBO_MAX_STEPS = 20
 MAX_STEPS = 10_000
-"""Of any schedule; more is taken for a typing error."""
+"""Upper limit of any schedule's steps; more is taken for a typing error."""
 
 Times = TypeVar("Times", float, Tensor)
 

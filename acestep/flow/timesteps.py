@@ -58,7 +58,7 @@ class LogitNormal(Timesteps):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormalMax(LogitNormal):
-    """The larger of two logit-normal draws, which favours high noise: what the original fine-tuning uses.
+    """The larger of two logit-normal draws, which favours high noise: as in upstream's fine-tuning.
 
     Source: upstream ``sample_t_r``: two draws, t the larger, r the smaller; without mean flow r is then set to t,
     but t stays the maximum. The distribution function of the maximum is the square of the single draw's.
@@ -166,7 +166,7 @@ class Stratified(Timesteps):
         elif isinstance(generator, Generator):
             strata, parts = torch.randperm(n, generator=generator, device=generator.device), n
         else:
-            raise ValueError("timesteps=stratified: needs one generator per batch, or the songs' places in the run")
+            raise ValueError("timesteps=stratified: needs one generator for the batch, or sample_indices")
         within = uniform(n, generator)
         return self.quantile((strata.to(within.device) + within.double()) / parts).float()
 
@@ -176,7 +176,7 @@ class Stratified(Timesteps):
 
 
 def validation_grid(n: int) -> Float[Tensor, " n"]:
-    """``n`` fixed times, the middles of equal cells of [0, 1]: for losses that are comparable between steps."""
+    """``n`` fixed times, the middles of equal bins of [0, 1]: for losses that are comparable between steps."""
     if n < 1:
-        raise ValueError(f"validation.times={n}: need >= 1")
+        raise ValueError(f"validation_times={n}: need at least 1")
     return (torch.arange(n) + 0.5) / n

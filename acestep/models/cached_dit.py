@@ -94,7 +94,7 @@ class CachedDiT:
 
 
 class CachedConditions:
-    """What the layers compute from conditions alone: cross-attention by layer, rotary table and masks."""
+    """Results that depend on the conditions alone: cross-attention by layer, rotary table and masks."""
 
     def __init__(self, decoder: DiT, conditions: Conditions) -> None:
         self.conditions = conditions

@@ -122,7 +122,9 @@ def prepare_song(
     else:
         clean = encode(Audio(samples, autoencoder.sample_rate)).to(silence)
     if len(clean) != frames:
-        raise ValueError(f"song.source={song.source}: shorter than its header says; write it again")
+        raise ValueError(
+            f"song.source={song.source}: has fewer samples than its header states; the file is damaged, replace it"
+        )
     if song.task == "edit":
         # As upstream: with the source as context, the edit would change little.
         return PreparedSong(song, frames, plain, clean=clean)

@@ -151,7 +151,7 @@ class Planner:
         """Descriptions of each song's codes, with lyrics; ``seeds`` are those of the sampling.
 
         Raises:
-            ValueError: the language model's config says that it was not trained to describe codes.
+            ValueError: the language model cannot describe codes: its config records a captioning share of 0.
         """
         mix = getattr(self.model.network.config, EXAMPLE_MIX_KEY, None)
         if mix and not mix.get("listen"):

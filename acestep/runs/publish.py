@@ -164,7 +164,7 @@ def _losses(run: Path) -> str:
     path = run / "validation.json"
     losses = read_json(path)["val_loss"] if path.is_file() else {}
     values = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    return f"Not evaluated on songs. Validation loss: {values or 'none was kept'}."
+    return f"Not evaluated on songs. Validation loss: {values or 'not recorded'}."
 
 
 def _score_table(results: Results) -> str:

@@ -225,7 +225,7 @@ def _number(key: str, value: Any, whole: bool) -> int | float:
     if (isinstance(value, float) and not math.isfinite(value)) or (whole and value != int(value)):
         raise ValueError(f"song.{key}={value}: need {kind}")
     if abs(value) >= LARGEST:
-        raise ValueError(f"song.{key}={shorten(value)}: is too large")
+        raise ValueError(f"song.{key}={shorten(value)}: is too large; need below 2**63")
     return int(value) if whole else float(value)
 
 

@@ -37,7 +37,7 @@ class NetworkInit(Enum):
 
 
 def load_pipeline(weights: str, config: AceStepConfig, init: NetworkInit, seed: int) -> Pipeline:
-    """The checkpoint ``weights`` with a network of ``config``: its own, or a new one with its frozen parts.
+    """The checkpoint's network, or a new network of ``config`` with the checkpoint's other parts.
 
     Raises:
         ValueError: the network's sizes are not those of the checkpoint's network or frozen parts.

@@ -17,7 +17,7 @@ TABLE = "metrics.csv"
 
 
 class ResumableLogger(Logger):
-    """What a run asks of a logger beside Lightning's interface; the defaults do nothing."""
+    """Methods that a run calls on a logger, beyond Lightning's interface; the defaults do nothing."""
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after ``step``, which the resumed run logs again."""

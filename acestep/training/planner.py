@@ -169,7 +169,10 @@ class PlannerDataModule(ResumableDataModule):
         if config.crop_frames is not None:
             raise ValueError(f"data.crop_frames={config.crop_frames}: a plan is of a whole song; set it to null")
         if config.bucket is not None or config.pack_frames is not None:
-            raise ValueError("data.bucket, data.pack_frames: task=planner has no frames; set both to null")
+            raise ValueError(
+                f"data.bucket={config.bucket}, data.pack_frames={config.pack_frames}: not supported by task=planner; "
+                "set both to null"
+            )
         self.songs, self.held_out = config.load(seed)
         self.store = self.songs.store
 
@@ -179,7 +182,7 @@ class PlannerDataModule(ResumableDataModule):
         return [text for song in songs for text in (song.caption, song.lyrics, *map(str, plan_metadata(song).values()))]
 
     def set_examples(self, codes: AudioCodeCache, vocabulary: Vocabulary, mix: ExampleMix) -> None:
-        """Make the data sets."""
+        """Create training and validation data; call it once the vocabulary is known."""
         self.vocabulary = vocabulary
         self.training = PlannerDataset(self.songs, codes, vocabulary, mix, self.seed)
         conditional = ExampleMix(unconditional=0.0)

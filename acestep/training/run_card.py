@@ -69,7 +69,7 @@ def _facts(record: Mapping[str, Any], module: TrainingModule, trainer: Trainer) 
 def _validation(folder: Path) -> str:
     """Plot and table of the validation losses."""
     if not (folder / HISTORY).exists():
-        return "None was kept."
+        return "No validation loss was recorded."
     losses: Losses = read_json(folder / HISTORY)["steps"]
     _loss_figure(losses).savefig(folder / LOSS_PLOT, dpi=120)
     names = sorted(next(iter(losses.values())))

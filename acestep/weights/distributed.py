@@ -100,5 +100,5 @@ class DistributedFiles(Mapping[tuple[str, ...], Tensor]):
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error}), though {METADATA} lists it; fetch it again") from error
         if not isinstance(chunk, Tensor) or chunk.shape != sizes:
-            raise ValueError(f"{path}: does not hold {index.fqn} {list(sizes)} where {METADATA} says; fetch it again")
+            raise ValueError(f"{path}: does not hold {index.fqn} {list(sizes)} as {METADATA} lists it; fetch it again")
         return chunk

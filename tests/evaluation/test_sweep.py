@@ -44,7 +44,7 @@ def test_unknown_fields_and_invalid_values_are_refused():
 
 @pytest.mark.parametrize("value", ["x", ["a"]])
 def test_values_of_another_type_are_refused(value: object):
-    with pytest.raises(ValueError, match=r"sweep.guidance.scale=.*: not of the type that CFG.scale takes"):
+    with pytest.raises(ValueError, match=r"sweep.guidance.scale=.*: has the wrong type for CFG.scale"):
         sweep_points(Sampler(guidance=CFG()), {"guidance": {"scale": [value]}})
 
 

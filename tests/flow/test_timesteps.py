@@ -92,7 +92,7 @@ def test_strata_need_one_generator_or_sample_indices() -> None:
 
 def test_validation_grid() -> None:
     assert validation_grid(4).tolist() == [0.125, 0.375, 0.625, 0.875]
-    with pytest.raises(ValueError, match=r"validation.times=0"):
+    with pytest.raises(ValueError, match=r"validation_times=0: need at least 1"):
         validation_grid(0)
 
 

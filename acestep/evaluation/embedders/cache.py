@@ -49,7 +49,7 @@ class FeatureCache:
         self._last.read = self._sha256(recording), audio
 
     def _sha256(self, recording: Path) -> str:
-        """Of the file's bytes, computed once for consecutive extractors."""
+        """SHA-256 of the file's bytes, computed once for consecutive extractors."""
         now = recording.stat()
         stamp = recording, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
         last, sha256 = getattr(self._last, "file", (None, ""))
@@ -94,5 +94,8 @@ def _float32() -> Iterator[None]:
 
 @cache
 def _thread_pool(cores: int, process: int) -> ThreadPoolExecutor:
-    """Kept, since libraries keep buffers for each thread; ``process``: a forked process has none of its parent's."""
+    """Kept, since libraries keep buffers for each thread.
+
+    Recreated after a fork (``process``), since threads do not survive it.
+    """
     return ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))

@@ -44,7 +44,7 @@ UNRELATED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Clap(Embedder):
-    """What both libraries' embedders have in common: fixed 10 s windows.
+    """Base of both libraries' embedders: fixed 10 s windows.
 
     Attributes:
         hop_seconds: hop of the windows. fadtk's FAD uses 1.

@@ -26,7 +26,7 @@ from acestep.synth.world import INSTRUMENTS, UNSEEN_INSTRUMENT, VOWELS, Annotati
 from acestep.types import Autoencoder
 
 FACTS = ("order", "vowel", "tonic", "mode", "beat_frames", "instrument", "drums", "sections")
-"""What a hard negative changes: the order of syllables, one vowel, or a field of the truth."""
+"""Changes that make a hard negative: the order of syllables, one vowel, or a field of the truth."""
 HARD_NEGATIVES = 4
 
 

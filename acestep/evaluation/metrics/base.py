@@ -30,7 +30,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(FeatureExtractor):
-    """What all kinds have in common. A metric is its own feature extractor unless it overrides :attr:`extractor`.
+    """Base of the four kinds. A metric is its own feature extractor unless it overrides :attr:`extractor`.
 
     Attributes:
         higher_is_better: as in torchmetrics; ``None`` where neither direction is better.
@@ -55,7 +55,7 @@ class Metric(FeatureExtractor):
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """What methods keep for later calls; the fields are frozen."""
+        """Values that methods keep between calls; the fields are frozen."""
         return {}
 
     def load(self) -> Self:

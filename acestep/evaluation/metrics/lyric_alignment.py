@@ -76,7 +76,7 @@ class LyricAlignment(SongMetric):
         for layer, heads in self.heads_by_layer.items():
             if not (0 <= layer < layers and all(0 <= head < count for head in heads)):
                 raise ValueError(
-                    f"alignment.heads={dict(self.heads)}: {self.weights} has {layers} layers of {count} heads; "
+                    f"metrics.alignment.heads={dict(self.heads)}: {self.weights} has {layers} layers of {count} heads; "
                     "name those of its heads that follow the lyrics"
                 )
         return pipeline
@@ -88,7 +88,7 @@ class LyricAlignment(SongMetric):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything but the song: checkpoint, heads and steps."""
+        """Hash of the checkpoint, heads and steps."""
         heads = str(sorted(self.heads_by_layer.items()))
         return digest(pipeline_fingerprint(self.pipeline), heads, str(self.steps))
 

@@ -31,7 +31,7 @@ def waveform_measures(audio: Audio) -> dict[str, float]:
     """
     samples = audio.samples.to(torch.float32)
     if not torch.isfinite(samples).all():
-        raise ValueError("the recording holds NaN or infinity")
+        raise ValueError("the recording holds NaN or infinity; generate the song again")
     rms, peak = float(samples.square().mean().sqrt()), float(samples.abs().max())
     left, right = samples[0], samples[-1]
     silent = _silent_blocks(samples, audio.sample_rate)

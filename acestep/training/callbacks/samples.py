@@ -66,8 +66,10 @@ class SampleSongs(_EveryFewValidations):
     """
 
     def __init__(self, folder: str, every: int = 1, songs: int = 2, sampler: Sampler | None = None) -> None:
-        if every < 0 or songs < 1:
-            raise ValueError(f"callbacks.sample: every={every}, songs={songs}: need >= 0 (0 is never) and >= 1")
+        if every < 0:
+            raise ValueError(f"callbacks.sample.every={every}: need at least 0; 0 generates none")
+        if songs < 1:
+            raise ValueError(f"callbacks.sample.songs={songs}: need at least 1")
         super().__init__(folder, every, sampler)
         self.songs = songs
 
