@@ -22,6 +22,13 @@ from acestep.weights.save import save_checkpoint
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+    # With ATEN_CPU_CAPABILITY=default on a newer processor, inductor generates vector code but compiles it without the
+    # instruction set (torch 2.11); 1 makes it generate scalar code, as on a processor without vector instructions.
+    import torch._inductor.config
+
+    torch._inductor.config.cpp.simdlen = 1
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``long`` unless ``ACESTEP_LONG`` is set."""
