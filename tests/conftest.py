@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +24,10 @@ from acestep.weights.save import save_checkpoint
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-    # With ATEN_CPU_CAPABILITY=default on a newer processor, inductor generates vector code but compiles it without the
-    # instruction set (torch 2.11); 1 makes it generate scalar code, as on a processor without vector instructions.
-    import torch._inductor.config
-
-    torch._inductor.config.cpp.simdlen = 1
+# Inductor's cache does not separate instruction sets (torch 2.11): kernels of one crash or fail to compile under
+# another. Assigned, since importing torch sets the variable already.
+INSTRUCTIONS = torch.backends.cpu.get_cpu_capability().lower()
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_{INSTRUCTIONS}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
