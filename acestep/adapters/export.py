@@ -45,7 +45,7 @@ def merge_adapter(module: nn.Module) -> None:
     """
     layers = list(adapter_layers(module))
     if not layers:
-        raise ValueError("merge: the network carries no adapter")
+        raise ValueError("merge: the network has no adapter")
     for name, layer in layers:
         base = layer.get_base_layer()
         weight = base.get_parameter("weight")
@@ -68,7 +68,7 @@ def export_adapter(module: nn.Module, file: Path, layout: AdapterLayout) -> Path
     for name, layer in adapter_layers(module):
         tensors |= convert(name, layer)
     if not tensors:
-        raise ValueError("export: the network carries no adapter")
+        raise ValueError("export: the network has no adapter")
     with atomic(file) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
     return file

@@ -24,8 +24,8 @@ class Decoding:
 
     Args:
         temperature: divides the logits; 0 is greedy decoding.
-        top_k: keep this many of the likeliest tokens; 0 keeps all.
-        top_p: keep the likeliest tokens whose probabilities add up to this; 1 keeps all.
+        top_k: keep this many of the most probable tokens; 0 keeps all.
+        top_p: keep the most probable tokens whose probabilities add up to this; 1 keeps all.
         repetition_penalty: divides positive logits of tokens that occurred before, and multiplies negative ones.
         guidance: classifier-free guidance scale of the codes; 1 is without guidance.
     """

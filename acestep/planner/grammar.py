@@ -97,7 +97,7 @@ class GrammarState(Protocol):
 
     @property
     def greedy(self) -> bool:
-        """Whether the segment's tokens are the likeliest instead of sampled."""
+        """Whether the segment's tokens are the most probable instead of sampled."""
         ...
 
     @property
@@ -128,7 +128,7 @@ class GrammarMatcher:
 
     @property
     def greedy(self) -> bool:
-        """Whether the next token is the likeliest instead of sampled."""
+        """Whether the next token is the most probable instead of sampled."""
         return self._segments[0].greedy
 
     @property
@@ -338,7 +338,7 @@ class OutputGrammars:
         self._free_text = FreeTextTokens(vocabulary, device)
         self._end = torch.tensor([vocabulary.end], device=device)
         self._codes = torch.arange(vocabulary.first_code, vocabulary.first_code + vocabulary.codes, device=device)
-        # Upstream takes the likeliest language and samples the other fields.
+        # Upstream takes the most probable language and samples the other fields.
         self._choices = {
             name: TrieNode.of((self._line(name, value) for value in values), device, greedy=name == "language")
             for name in PLAN_FIELDS

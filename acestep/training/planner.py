@@ -243,7 +243,7 @@ class PlannerModule(TrainingModule):
         return self.training_output(self._loss(batch), len(batch))
 
     def validation_step(self, batch: LabelledBatch, index: int) -> None:
-        """Loss by part, and accuracy of the metadata planned from caption and lyrics, by the likeliest tokens."""
+        """Loss by part, and accuracy of the metadata planned from caption and lyrics, by the most probable tokens."""
         self.log_val_losses(self._loss(batch))
         with self._generating():
             songs = batch.songs[: self.validation_plans]
