@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,18 +23,16 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    tiny: Path, infer_script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """Runs the script in this process, in an empty folder; returns what it printed, raises what it exits with."""
-    spec = importlib.util.spec_from_file_location("infer", REPOSITORY / "infer.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, weights: Path | None = tiny) -> str:
         chosen = [f"weights={weights}"] if weights else []
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", ["infer.py", *chosen, *arguments])
-        script.infer()
+        infer_script.infer()
         return capsys.readouterr().out
 
     return run
